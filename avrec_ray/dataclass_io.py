@@ -48,7 +48,13 @@ def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
         where = path or cls.__name__
         raise ConfigError(f"{where}: unknown key {sorted(unknown)[0]!r}; expected one of {sorted(names)}")
     built = {key: _convert(hints[key], value, f"{path}.{key}" if path else key) for key, value in values.items()}
+    if missing := [f.name for f in dataclasses.fields(cls) if _is_required(f) and f.name not in built]:  # type: ignore[arg-type]
+        raise ConfigError(f"{path or cls.__name__}: key {missing[0]!r} is missing; it has no default")
     return cls(**built)
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -76,10 +82,10 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     if hint in (int, float) and not isinstance(value, bool):
         try:
             number = hint(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = None
         if number is not None and (hint is float or float(value) == number):
             return number
-    elif isinstance(hint, type) and isinstance(value, hint):
+    elif isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
         return value
     raise ConfigError(f"{path}={value!r}: got {type(value).__name__}, expected {getattr(hint, '__name__', hint)}")

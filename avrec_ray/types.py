@@ -242,6 +242,8 @@ def _check_column(table: pa.Table, expected: pa.Field, name: str) -> pa.ChunkedA
         raise TableError(f"{name}: column {expected.name!r} is null in row {row}; a value is required")
     if column.type == expected.type:
         return column
+    if pa.types.is_timestamp(expected.type) and column.null_count < len(column):
+        _check_is_time(column, expected, name)
     try:
         return column.cast(expected.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -250,6 +252,15 @@ def _check_column(table: pa.Table, expected: pa.Field, name: str) -> pa.ChunkedA
             f"{name}: column {expected.name!r} has type {column.type}, expected {expected.type}; "
             f"row {row} holds {value!r} ({error})"
         ) from error
+
+
+def _check_is_time(column: pa.ChunkedArray, expected: pa.Field, name: str) -> None:
+    """Arrow would take any number for microseconds, and seconds would become a day in 1970."""
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        raise TableError(
+            f"{name}: column {expected.name!r} has type {column.type}, expected {expected.type}; row 0 holds "
+            f"{column[0].as_py()!r}, a number without a unit: make it a timestamp"
+        )
 
 
 def _first_bad_row(column: pa.ChunkedArray, wanted: pa.DataType) -> tuple[int, object]:

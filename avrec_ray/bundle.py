@@ -1,0 +1,244 @@
+"""The bundle: everything of one model version that serving needs, in one immutable directory.
+
+    metadata.json                      versions, config, metrics, sha256 of each file below
+    towers.safetensors                 item tower and user tower
+    reranker.safetensors
+    items.parquet                      the catalogue: facts of each item, tags, popularity
+    embeddings.parquet moments.parquet one row an item, one row a moment
+    index/                             the vector index
+
+A directory is written under another name and renamed when it is complete, so it exists whole or not at all. A loader
+refuses missing or changed files, a mix of versions, and vectors that are not finite or of the wrong size.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avrec_ray import __version__
+from avrec_ray.dataclass_io import from_dict, to_dict
+from avrec_ray.errors import BundleError, ConfigError
+from avrec_ray.ranking.config import RerankerConfig
+from avrec_ray.retrieval.config import IndexConfig
+from avrec_ray.towers.config import TowersConfig
+from avrec_ray.towers.vector_tables import moment_arrays, vectors_of
+
+FORMAT = 1
+"""Version of the directory layout."""
+
+REQUIRED_FILES = (
+    "towers.safetensors", "reranker.safetensors", "items.parquet", "embeddings.parquet", "moments.parquet",
+)  # fmt: skip
+"""Files without which nothing can be served; the index checks its own."""
+
+
+@dataclass(kw_only=True)
+class BundleMetadata:
+    """What metadata.json holds."""
+
+    model_version: str
+    """Name of the whole bundle."""
+    towers_version: str
+    """Name of the towers; embeddings, moments and index carry it, and must agree."""
+    towers: TowersConfig
+    reranker: RerankerConfig
+    index: IndexConfig
+    seed: int
+    data_version: str
+    """Digest of the tables that the models were fitted on."""
+    code_version: str = __version__
+    metrics: dict[str, float] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of each file, by path inside the bundle."""
+    format: int = FORMAT
+
+
+@dataclass(eq=False)
+class Catalogue:
+    """The items that can be served, as columns; row number is `item_idx`."""
+
+    item_ids: list[str]
+    titles: list[str]
+    categories: list[str | None]
+    tags: list[list[str]]
+    creator_ids: list[str | None]
+    languages: list[str | None]
+    durations: npt.NDArray[np.float32]
+    """Seconds, NaN where unknown."""
+    popularity: npt.NDArray[np.float32]
+    """Share of training positives, sums to 1 (or all 0)."""
+    warm: npt.NDArray[np.bool_]
+    """True where the item had behaviour in training."""
+
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """`item_id` to `item_idx`."""
+        return {item_id: row for row, item_id in enumerate(self.item_ids)}
+
+    @cached_property
+    def popular_order(self) -> npt.NDArray[np.int64]:
+        """Rows from the most popular down; ties in catalogue order."""
+        return np.argsort(-self.popularity, kind="stable")
+
+    def idx(self, item_id: str) -> int | None:
+        """Row of an item, or None when it is not in the catalogue."""
+        return self.index_of.get(item_id)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+
+@dataclass(eq=False)
+class Bundle:
+    """An opened bundle. Models are built by their owners from `path` and `metadata`."""
+
+    path: Path
+    metadata: BundleMetadata
+    items: Catalogue
+    embeddings: npt.NDArray[np.float32]
+    """Unit vectors [N, D], in catalogue order."""
+    moments: npt.NDArray[np.float32]
+    """Unit vectors [N, M, D]; zero where `moment_mask` is false."""
+    moment_mask: npt.NDArray[np.bool_]
+    moment_spans: npt.NDArray[np.float32]
+    """[N, M, 2]: start and end, seconds, half open."""
+
+
+def catalogue_table(catalogue: Catalogue) -> pa.Table:
+    """The catalogue as the bundle's items table."""
+    return pa.table(
+        {
+            "item_id": pa.array(catalogue.item_ids, pa.string()),
+            "title": pa.array(catalogue.titles, pa.string()),
+            "category": pa.array(catalogue.categories, pa.string()),
+            "tags": pa.array(catalogue.tags, pa.list_(pa.string())),
+            "creator_id": pa.array(catalogue.creator_ids, pa.string()),
+            "language": pa.array(catalogue.languages, pa.string()),
+            "duration_seconds": pa.array(catalogue.durations, pa.float32()),
+            "popularity": pa.array(catalogue.popularity, pa.float32()),
+            "warm": pa.array(catalogue.warm, pa.bool_()),
+        }
+    )
+
+
+def catalogue_from_table(table: pa.Table) -> Catalogue:
+    """Read a table of `catalogue_table` back."""
+    return Catalogue(
+        item_ids=table["item_id"].to_pylist(),
+        titles=table["title"].to_pylist(),
+        categories=table["category"].to_pylist(),
+        tags=[tags or [] for tags in table["tags"].to_pylist()],
+        creator_ids=table["creator_id"].to_pylist(),
+        languages=table["language"].to_pylist(),
+        durations=np.array(table["duration_seconds"].to_numpy(), np.float32),
+        popularity=np.array(table["popularity"].to_numpy(), np.float32),
+        warm=np.array(table["warm"].to_numpy(zero_copy_only=False), bool),
+    )
+
+
+def save_bundle(folder: Path, metadata: BundleMetadata, write_files: Callable[[Path], None]) -> Path:
+    """Write a bundle: `write_files(staging)` puts every file but metadata.json into the staging directory.
+
+    Returns:
+        `folder`, complete. An existing bundle of that name is left alone: bundles are immutable.
+    """
+    if folder.exists():
+        raise BundleError(f"{folder} exists; bundles are immutable, choose another model_version")
+    staging = folder.with_name(folder.name + ".part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    write_files(staging)
+    metadata.files = {str(p.relative_to(staging)): _sha256(p) for p in sorted(staging.rglob("*")) if p.is_file()}
+    (staging / "metadata.json").write_text(json.dumps(to_dict(metadata), indent=1, sort_keys=True))
+    for path in staging.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    staging.rename(folder)
+    return folder
+
+
+def load_metadata(folder: str | Path) -> BundleMetadata:
+    """Read and check metadata.json.
+
+    Raises:
+        BundleError: no bundle there, or one of another layout version.
+    """
+    path = Path(folder) / "metadata.json"
+    try:
+        values: Any = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{folder} is not a bundle ({error}); build one with: python -m jobs.full_loop") from error
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise BundleError(f"{path}: format {found!r}, this code reads {FORMAT}; rebuild the bundle")
+    try:
+        return from_dict(BundleMetadata, values)
+    except ConfigError as error:
+        raise BundleError(f"{path} does not hold a bundle's metadata ({error}); rebuild the bundle") from error
+
+
+def load_catalogue(folder: str | Path) -> Catalogue:
+    """The catalogue of a bundle alone; needs no model."""
+    metadata = load_metadata(folder)
+    _verify_file(Path(folder), "items.parquet", metadata)
+    return catalogue_from_table(pq.read_table(Path(folder) / "items.parquet"))
+
+
+def load_bundle(folder: str | Path) -> Bundle:
+    """Open a bundle, every digest and shape checked.
+
+    Raises:
+        BundleError: naming the file that is missing, changed, of another version, or not finite.
+    """
+    path = Path(folder)
+    metadata = load_metadata(path)
+    for name in sorted({*REQUIRED_FILES, *metadata.files}):
+        _verify_file(path, name, metadata)
+    items = catalogue_from_table(pq.read_table(path / "items.parquet"))
+    embeddings_table = _read_versioned(path, "embeddings.parquet", metadata)
+    if embeddings_table["item_id"].to_pylist() != items.item_ids:
+        raise BundleError(f"{path}: embeddings.parquet and items.parquet list different items; rebuild the bundle")
+    dim = metadata.towers.embedding_dim
+    embeddings = vectors_of(embeddings_table, "embedding", dim)
+    moments, mask, spans = moment_arrays(
+        _read_versioned(path, "moments.parquet", metadata), items.item_ids, metadata.towers
+    )
+    return Bundle(path, metadata, items, embeddings, moments, mask, spans)
+
+
+def _read_versioned(path: Path, name: str, metadata: BundleMetadata) -> pa.Table:
+    table = pq.read_table(path / name)
+    version = (table.schema.metadata or {}).get(b"model_version", b"").decode()
+    if version != metadata.towers_version:
+        raise BundleError(
+            f"{path / name} is of towers {version!r}, the bundle of {metadata.towers_version!r}: mixed bundle; rebuild"
+        )
+    return table
+
+
+def _verify_file(path: Path, name: str, metadata: BundleMetadata) -> None:
+    file = path / name
+    if name not in metadata.files or not file.is_file():
+        raise BundleError(f"{path}: {name} is missing; copy the whole bundle again")
+    if _sha256(file) != metadata.files[name]:
+        raise BundleError(f"{file} differs from its sha256 in metadata.json; copy the whole bundle again")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

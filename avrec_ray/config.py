@@ -1,0 +1,151 @@
+"""The settings of a job: the owners' dataclasses in one tree, and the only crossing from Hydra.
+
+Defaults live in the dataclasses; YAML under conf/ holds deviations. A typo fails when the config is composed.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from avrec_ray.cluster_config import ClusterConfig, TrackingConfig
+from avrec_ray.dataclass_io import check_range, from_dict, to_dict
+from avrec_ray.datasets.config import DataConfig
+from avrec_ray.errors import ConfigError
+from avrec_ray.evaluation.split import SplitConfig
+from avrec_ray.feedback.config import FeedbackConfig
+from avrec_ray.media.config import HOP_SAMPLES, MediaConfig
+from avrec_ray.ranking.config import RerankerConfig
+from avrec_ray.ranking.policy import PolicyConfig
+from avrec_ray.retrieval.config import IndexConfig, MatcherConfig
+from avrec_ray.towers.config import TowersConfig
+from avrec_ray.training.config import FinetuneConfig, PretrainConfig
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+__all__ = ["EvaluationConfig", "JobConfig", "TrainingConfig", "from_dict", "register", "to_dict", "to_typed"]
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """Both trainings."""
+
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """How a bundle is measured."""
+
+    split: SplitConfig = field(default_factory=SplitConfig)
+    cutoffs: list[int] = field(default_factory=lambda: [10, 20])
+    """k of the metrics."""
+    list_length: int = 100
+    """Items of each list in evaluation/recommendations.parquet."""
+
+    def __post_init__(self) -> None:
+        if not self.cutoffs or min(self.cutoffs) < 1:
+            raise ConfigError(f"evaluation.cutoffs={self.cutoffs}; expected positive numbers such as [10, 20]")
+        check_range("evaluation.list_length", self.list_length, max(self.cutoffs))
+
+
+@dataclass(kw_only=True)
+class ServeSettings:
+    """The HTTP service."""
+
+    host: str = "127.0.0.1"
+    """Loopback only, unless AVREC_API_KEYS is set."""
+    port: int = 8080
+    max_matcher_replicas: int = 2
+    max_reranker_replicas: int = 2
+    deadline_ms: int = 2000
+    """Longest a request may take before it is answered from what is at hand."""
+
+
+@dataclass(kw_only=True)
+class JobConfig:
+    """Everything a job can be told. Each stage reads its own part."""
+
+    storage_path: str = ""
+    """Absolute folder; everything a run writes lies under it."""
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    media: MediaConfig = field(default_factory=MediaConfig)
+    towers: TowersConfig = field(default_factory=TowersConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    matcher: MatcherConfig = field(default_factory=MatcherConfig)
+    reranker: RerankerConfig = field(default_factory=RerankerConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    serve: ServeSettings = field(default_factory=ServeSettings)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    bundle: str = ""
+    """Folder or models:/name@alias, for jobs that read a bundle; empty: the newest one under storage_path."""
+    users: str = ""
+    """jobs.recommend: Parquet with a column user_id."""
+    candidates: str = ""
+    """jobs.recommend: Parquet with a column item_id; empty: the whole catalogue."""
+    k: int = 20
+    """jobs.recommend: length of a list."""
+    output: str = ""
+    """jobs.recommend: Parquet to write."""
+    recommendations: str = ""
+    """jobs.evaluate: a recommendations table to score instead of a bundle."""
+    truth: str = ""
+    """jobs.evaluate: Parquet with user_id, item_id."""
+    once: bool = False
+    """jobs.demo: ask one request, print the answer and end."""
+
+
+def to_typed(cfg: "DictConfig", cls: type[T] = JobConfig) -> T:  # type: ignore[assignment]
+    """The one crossing from Hydra: a composed config to dataclasses, input shapes of the towers filled in.
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of range.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        job = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        cause = error.__cause__ or error
+        raise ConfigError(str(cause).splitlines()[0]) from error
+    if not isinstance(job, cls):
+        raise ConfigError(f"composed config is a {type(job).__name__}, expected {cls.__name__}; call register() first")
+    if isinstance(job, JobConfig):
+        job.towers = towers_for(job.towers, job.media)
+    return job
+
+
+def towers_for(towers: TowersConfig, media: MediaConfig) -> TowersConfig:
+    """Towers that fit the clips: input shapes are decided once, by the media config."""
+    return dataclasses.replace(
+        towers,
+        num_frames=media.num_frames,
+        frame_size=media.frame_size,
+        num_mel_bins=media.num_mel_bins,
+        num_mel_frames=media.num_samples // HOP_SAMPLES,
+        max_clips=media.max_clips,
+    )
+
+
+def register() -> None:
+    """Put the schema into Hydra's ConfigStore; conf/base.yaml starts from it."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="job_schema", node=JobConfig)
+
+
+def from_mapping(values: Mapping[str, Any]) -> JobConfig:
+    """A JobConfig from plain values, as `from_dict`, with the towers' input shapes filled in."""
+    job = from_dict(JobConfig, values)
+    job.towers = towers_for(job.towers, job.media)
+    return job

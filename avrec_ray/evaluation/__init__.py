@@ -1,0 +1,1 @@
+"""What was held out, and how well rankings find it: splits, metrics, baselines, reports."""

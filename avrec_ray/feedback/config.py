@@ -1,0 +1,30 @@
+"""Settings of the event store and of what it takes in."""
+
+from dataclasses import dataclass
+
+from avrec_ray.dataclass_io import check_range
+
+
+@dataclass(kw_only=True)
+class FeedbackConfig:
+    """Where events are kept, and the bounds of one request."""
+
+    url: str = ""
+    """SQLAlchemy URL of the event store; empty: events.db under storage_path."""
+    max_events_per_request: int = 500
+    max_clock_skew_seconds: float = 300.0
+    """How far ahead of the server's clock an event's own time may be."""
+    history_length: int = 1000
+    """Newest events of a user that a request reads. Items acted on before those can be recommended again."""
+    busy_timeout_seconds: float = 10.0
+    """SQLite: how long a writer waits for another process's transaction before it fails."""
+
+    def __post_init__(self) -> None:
+        check_range("feedback.max_events_per_request", self.max_events_per_request, 1, 500)
+        check_range("feedback.max_clock_skew_seconds", self.max_clock_skew_seconds, 0.0)
+        check_range("feedback.history_length", self.history_length, 1)
+        check_range("feedback.busy_timeout_seconds", self.busy_timeout_seconds, 0.0)
+
+    def store_url(self, storage_path: str) -> str:
+        """The configured URL, or the SQLite file under `storage_path`."""
+        return self.url or f"sqlite:///{storage_path}/events.db"

@@ -1,0 +1,87 @@
+"""Assembling the bundle from the stages' outputs, and registering it as champion."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from avrec_ray.bundle import BundleMetadata, catalogue_table, load_bundle, save_bundle
+from avrec_ray.config import JobConfig
+from avrec_ray.dataclass_io import to_dict
+from avrec_ray.pipelines.catalogue import build_catalogue, item_durations, read_items
+from avrec_ray.pipelines.embed_items import model_version
+from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, fingerprint_of, require_record
+
+PARTS = ("finetune", "embed_items", "build_index", "train_reranker")
+
+
+def run(loop: Loop, job: JobConfig) -> StageRecord:
+    """Stage `bundle`: towers, reranker, catalogue, embeddings, moments and index to bundle/<model_version>/."""
+    storage = loop.storage
+    inputs = {name: require_record(storage, name).fingerprint for name in PARTS}
+    folder = bundle_folder(loop, job)
+
+    def work(stage: StageRun) -> dict[str, float]:
+        metadata = BundleMetadata(
+            model_version=folder.name,
+            towers_version=model_version(require_record(storage, "finetune")),
+            towers=job.towers,
+            reranker=job.reranker,
+            index=job.index,
+            seed=job.seed,
+            data_version=require_record(storage, "split").fingerprint[:12],
+        )
+        shutil.rmtree(folder, ignore_errors=True)  # only a bundle that a killed run left without its record
+        save_bundle(folder, metadata, lambda staging: _copy_parts(storage.root, staging))
+        bundle = load_bundle(folder)
+        num_bytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        stage.log(f"{folder.name}: {len(bundle.items)} items, {num_bytes / 1e6:.1f} MB at {folder}")
+        return {"num_items": float(len(bundle.items)), "bundle_bytes": float(num_bytes)}
+
+    return loop.stage("bundle", work, settings=_settings(job), inputs=inputs, outputs=[folder])
+
+
+def bundle_folder(loop: Loop, job: JobConfig) -> Path:
+    """Where the bundle of the present stages lies, named after what decides it."""
+    inputs = {name: require_record(loop.storage, name).fingerprint for name in PARTS}
+    version = f"v-{fingerprint_of('bundle', _settings(job), inputs)[:12]}"
+    return loop.storage.folder("bundle") / version
+
+
+def register(loop: Loop, job: JobConfig) -> StageRecord:
+    """Stage `register`: the evaluated bundle into MLflow's registry, alias `champion`."""
+    storage = loop.storage
+    evaluated = require_record(storage, "evaluate")
+    folder = bundle_folder(loop, job)
+
+    def work(stage: StageRun) -> dict[str, float]:
+        metrics = {k: v for k, v in evaluated.metrics.items() if k.startswith("test/")}
+        headline = {k.removeprefix("test/"): v for k, v in metrics.items()}
+        version = loop.tracking.register(stage.run, folder, folder.name, headline)
+        stage.log(f"{job.tracking.model_name} version {version} is now @champion: {folder.name}")
+        return {"registry_version": float(version)}
+
+    return loop.stage(
+        "register",
+        work,
+        settings={"model_name": job.tracking.model_name, "uri": loop.tracking_config.uri},
+        inputs={"evaluate": evaluated.fingerprint},
+        outputs=[folder],
+    )
+
+
+def _settings(job: JobConfig) -> dict[str, object]:
+    return {"towers": to_dict(job.towers), "reranker": to_dict(job.reranker), "seed": job.seed}
+
+
+def _copy_parts(root: Path, staging: Path) -> None:
+    shutil.copy(root / "finetune" / "towers.safetensors", staging)
+    shutil.copy(root / "reranker" / "reranker.safetensors", staging)
+    shutil.copy(root / "embeddings" / "embeddings.parquet", staging)
+    shutil.copy(root / "moments" / "moments.parquet", staging)
+    shutil.copytree(root / "index", staging / "index")
+    item_ids = pq.read_table(staging / "embeddings.parquet", columns=["item_id"])["item_id"].to_pylist()
+    items = read_items(root / "tables" / "items.parquet", item_ids)
+    train = pq.read_table(root / "splits" / "train.parquet")
+    catalogue = build_catalogue(items, train, item_durations(items))
+    pq.write_table(catalogue_table(catalogue), staging / "items.parquet")

@@ -1,0 +1,95 @@
+"""Tables of finished stages as the arrays that models eat."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from avrec_ray.bundle import Catalogue
+from avrec_ray.media.text import item_text
+from avrec_ray.towers.config import TowersConfig
+from avrec_ray.towers.item_tower import ItemTokens, token_shapes
+from avrec_ray.towers.text_tokens import hash_tokens
+from avrec_ray.types import MODALITIES, POSITIVE_EVENTS
+
+
+def read_items(items_path: Path, item_ids: list[str]) -> pa.Table:
+    """Rows of the items table for `item_ids`, in that order."""
+    table = pq.read_table(items_path)
+    row_of = {item_id: row for row, item_id in enumerate(table["item_id"].to_pylist())}
+    return table.take(pa.array([row_of[i] for i in item_ids], pa.int64()))
+
+
+def word_ids(items: pa.Table, cfg: TowersConfig) -> npt.NDArray[np.int64]:
+    """Hashed words of each item's title, description and tags, [N, S]."""
+    columns = (items[name].to_pylist() for name in ("title", "description", "tags"))
+    texts = [item_text(title, description, tags) for title, description, tags in zip(*columns, strict=True)]
+    return hash_tokens(texts, cfg.num_text_buckets, cfg.max_text_tokens)
+
+
+def build_catalogue(items: pa.Table, train: pa.Table, durations: npt.NDArray[np.float32]) -> Catalogue:
+    """The catalogue of a bundle; popularity and warmth come from the training interactions alone."""
+    item_ids = items["item_id"].to_pylist()
+    counts = positive_counts(train, item_ids)
+    return Catalogue(
+        item_ids=item_ids,
+        titles=items["title"].to_pylist(),
+        categories=items["category"].to_pylist(),
+        tags=[tags or [] for tags in items["tags"].to_pylist()],
+        creator_ids=items["creator_id"].to_pylist(),
+        languages=items["language"].to_pylist(),
+        durations=durations,
+        popularity=(counts / max(counts.sum(), 1)).astype(np.float32),
+        warm=counts > 0,
+    )
+
+
+def item_durations(items: pa.Table) -> npt.NDArray[np.float32]:
+    """Seconds of each item, NaN where the table does not say."""
+    return items["duration_seconds"].to_numpy().astype(np.float32)
+
+
+def positive_counts(train: pa.Table, item_ids: list[str]) -> npt.NDArray[np.int64]:
+    """Positive events of each item, [N]."""
+    chosen = train.filter(pc.is_in(train["event"], value_set=pa.array(POSITIVE_EVENTS)))
+    counted = {row["values"]: row["counts"] for row in pc.value_counts(chosen["item_id"]).to_pylist()}
+    return np.array([counted.get(item_id, 0) for item_id in item_ids], np.int64)
+
+
+def write_item_tokens(path: Path, item_ids: list[str], tokens: ItemTokens, spans: npt.NDArray[np.float32]) -> None:
+    """One row an item: flattened tokens and masks of each modality, and the span of each clip [N, C, 2]."""
+    columns: dict[str, pa.Array] = {"item_id": pa.array(item_ids, pa.string())}
+    for name in MODALITIES:
+        columns[f"{name}_tokens"] = _list_column(tokens.tokens[name].flatten(1).numpy())
+        columns[f"{name}_mask"] = _list_column(tokens.masks[name].numpy())
+    columns["clip_spans"] = _list_column(spans.reshape(len(spans), -1))
+    pq.write_table(pa.table(columns), path)
+
+
+def read_item_tokens(path: Path, cfg: TowersConfig) -> tuple[list[str], ItemTokens, npt.NDArray[np.float32]]:
+    """What `write_item_tokens` wrote: item ids, tokens, clip spans [N, C, 2]."""
+    return item_tokens_of(pq.read_table(path), cfg)
+
+
+def item_tokens_of(table: pa.Table, cfg: TowersConfig) -> tuple[list[str], ItemTokens, npt.NDArray[np.float32]]:
+    """Rows of the item tokens table as tensors."""
+    shapes = token_shapes(cfg)
+    tokens, masks = {}, {}
+    for name in MODALITIES:
+        tokens[name] = torch.from_numpy(_matrix(table, f"{name}_tokens", np.float32)).view(-1, *shapes[name])
+        masks[name] = torch.from_numpy(_matrix(table, f"{name}_mask", bool))
+    spans = np.asarray(_matrix(table, "clip_spans", np.float32), np.float32).reshape(-1, cfg.max_clips, 2)
+    return table["item_id"].to_pylist(), ItemTokens(tokens, masks), spans
+
+
+def _list_column(matrix: npt.NDArray[np.generic]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def _matrix(table: pa.Table, name: str, dtype: type) -> npt.NDArray[np.generic]:
+    flat = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.array(flat, dtype).reshape(table.num_rows, -1)

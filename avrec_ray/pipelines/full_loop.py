@@ -1,0 +1,81 @@
+"""The whole loop, stage by stage: from media files and behaviour to a registered bundle and a filled event store.
+
+Read this file first, then follow one import a stage.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from avrec_ray.config import JobConfig
+from avrec_ray.dataclass_io import to_dict
+from avrec_ray.pipelines import (
+    build_index,
+    bundle,
+    decode_media,
+    embed_items,
+    evaluate,
+    finetune,
+    load_events,
+    prepare,
+    pretrain,
+    split,
+    train_reranker,
+)
+from avrec_ray.pipelines.stage import Loop
+from avrec_ray.pipelines.storage import Storage
+
+NUM_STAGES = 12
+
+
+def run(loop: Loop, job: JobConfig) -> Path:
+    """Run every stage that is not done yet and return the folder of the bundle. Ray must be connected.
+
+    One MLflow parent run with a child a stage; a loop with nothing to do opens none.
+    """
+    prepare.run(loop, job)  # dataset -> items, interactions, users
+    decode_media.run(loop, job)  # media files -> clips, or quarantine with a reason
+    split.run(loop, job)  # interactions -> train, valid, test by time
+    pretrain.run(loop, job)  # clips + text -> item tower, by contrast between modalities
+    finetune.run(loop, job)  # item tokens + train -> item and user tower, by next-item softmax
+    embed_items.run(loop, job)  # item tokens -> embeddings, moments
+    build_index.run(loop, job)  # embeddings -> index
+    train_reranker.run(loop, job)  # matcher's candidates + valid -> attention reranker
+    bundle.run(loop, job)  # everything above -> one immutable directory
+    evaluate.run(loop, job)  # bundle + test -> metrics against baselines
+    bundle.register(loop, job)  # bundle -> MLflow registry, alias champion
+    load_events.run(loop, job)  # interactions -> event store
+    return bundle.bundle_folder(loop, job)
+
+
+def print_summary(loop: Loop, bundle_path: Path) -> None:
+    """The metric table, where things lie, and the commands that come next."""
+    root = loop.storage.root
+    print()
+    print((root / "evaluation" / "metrics.txt").read_text())
+    print(f"bundle     {bundle_path}")
+    print(f"serve      python -m jobs.serve storage_path={root}")
+    print(f"MLflow UI  mlflow ui --backend-store-uri {loop.tracking_uri}   then open http://127.0.0.1:5000")
+
+
+@contextmanager
+def open_loop(job: JobConfig, name: str, num_stages: int = 1) -> Iterator[Loop]:
+    """The storage, the tracking and the terminal that the stages of a job share; the parent run ends with it."""
+    storage = Storage.at(job.storage_path)
+    settings = to_dict(job)
+    loop = Loop(storage, job.tracking, run_name(job, name), settings, num_stages)
+    try:
+        yield loop
+    except BaseException:
+        loop.close(failed=True)
+        raise
+    if loop.had_work:
+        loop.parent.artifact_json(json.loads(json.dumps(settings)), "config.json")
+    loop.close()
+
+
+def run_name(job: JobConfig, name: str) -> str:
+    """Name of the parent run: the job, the dataset and the seed."""
+    dataset = job.data.movielens.variant if job.data.dataset == "movielens" else job.data.dataset
+    return f"{name}-{dataset}-seed{job.seed}"

@@ -1,0 +1,76 @@
+"""Pretraining: clips and text of each item to an item tower, by contrast between its modalities."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avrec_ray.config import JobConfig
+from avrec_ray.dataclass_io import from_dict, to_dict
+from avrec_ray.errors import StageError
+from avrec_ray.media.clips import read_clips
+from avrec_ray.pipelines.catalogue import read_items, word_ids
+from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
+from avrec_ray.pipelines.train import Work, run_trainer
+from avrec_ray.towers.config import TowersConfig
+from avrec_ray.towers.item_tower import ItemTower
+from avrec_ray.training.checkpoint import load_weights, save_weights
+from avrec_ray.training.clip_batches import ClipArrays, ClipBatches
+from avrec_ray.training.config import PretrainConfig
+from avrec_ray.training.steps import PretrainStep
+
+
+def run(loop: Loop, job: JobConfig) -> StageRecord:
+    """Stage `pretrain`: clips/ and the items table to pretrain/item_tower.safetensors."""
+    storage = loop.storage
+    settings = {
+        "towers": to_dict(job.towers),
+        "pretrain": to_dict(job.training.pretrain),
+        "clips": str(storage.folder("clips")),
+        "items": str(storage.items),
+        "seed": job.seed,
+    }
+
+    def work(stage: StageRun) -> dict[str, float]:
+        checkpoint = run_trainer(stage, job.cluster, build_work, settings, job.training.pretrain.epochs, seed=job.seed)
+        step = PretrainStep(ItemTower(job.towers))
+        load_weights(checkpoint / "checkpoint" / "model.safetensors", step)
+        with stage.publish("pretrain") as (folder,):
+            save_weights(folder / "item_tower.safetensors", step.tower)
+        shutil.rmtree(checkpoint.parent, ignore_errors=True)
+        return {"parameters": float(sum(p.numel() for p in step.tower.parameters()))}
+
+    return loop.stage(
+        "pretrain",
+        work,
+        settings={**settings, "workers": job.cluster.num_workers},
+        inputs={"decode_media": require_record(storage, "decode_media").fingerprint},
+        outputs=[storage.folder("pretrain") / "item_tower.safetensors"],
+    )
+
+
+def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
+    """What a pretraining worker trains."""
+    towers = from_dict(TowersConfig, settings["towers"])
+    cfg = from_dict(PretrainConfig, settings["pretrain"])
+    clips = load_clip_arrays(Path(settings["clips"]), Path(settings["items"]), towers)
+    batches = ClipBatches(clips, cfg, settings["seed"], rank, num_workers)
+    if len(batches.items) < num_workers:
+        raise StageError(f"{len(batches.items)} items have media, fewer than {num_workers} workers; add media")
+    return Work(PretrainStep(ItemTower(towers)), batches, batches.steps_per_epoch, cfg)
+
+
+def load_clip_arrays(clips_path: Path, items_path: Path, towers: TowersConfig) -> ClipArrays:
+    """The clips table in memory. Each worker holds all of it: about 230 kB a clip at the default sizes."""
+    table = read_clips(clips_path)
+    item_ids, item_idx = np.unique(table["item_id"], return_inverse=True)
+    items = read_items(items_path, [str(i) for i in item_ids])
+    return ClipArrays(
+        frames=table["frames"],
+        log_mel=table["log_mel"],
+        has_video=table["has_video"],
+        has_audio=table["has_audio"],
+        item_idx=item_idx,
+        word_ids=word_ids(items, towers),
+    )

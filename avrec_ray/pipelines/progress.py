@@ -1,0 +1,52 @@
+"""Epochs of a training run on the terminal and in MLflow, as they happen, each once even after a retry."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from queue import Empty
+from typing import Any
+
+from ray.util.queue import Queue
+
+from avrec_ray.pipelines.tracking import Run
+
+
+@contextmanager
+def epoch_progress(run: Run, num_epochs: int, log: Callable[[str], None], every_seconds: float = 5.0) -> Iterator[Any]:
+    """Yield a queue for rank 0 to put {"epoch": int, "metrics": {...}} into; print a line now and then.
+
+    A restarted run repeats the epochs since its checkpoint; they are logged once.
+    """
+    queue: Any = Queue(actor_options={"num_cpus": 0})
+    stop = threading.Event()
+
+    def drain() -> None:
+        last_epoch, began, printed = -1, time.monotonic(), 0.0
+        while not (stop.is_set() and queue.empty()):
+            try:
+                report: Mapping[str, Any] = queue.get(timeout=0.5)
+            except Empty:
+                continue
+            epoch, metrics = report["epoch"], report["metrics"]
+            if epoch <= last_epoch:
+                log(f"epoch {epoch + 1} again after a restart")
+                continue
+            last_epoch = epoch
+            run.metrics({f"train/{name}": value for name, value in metrics.items()}, step=epoch)
+            now = time.monotonic()
+            if now - printed >= every_seconds or epoch + 1 == num_epochs:
+                printed, rate = now, (epoch + 1) / max(now - began, 1e-9)
+                left = (num_epochs - epoch - 1) / rate
+                log(
+                    f"epoch {epoch + 1}/{num_epochs}  loss {metrics['loss']:.4f}  {rate:.1f} epochs/s  {left:.0f} s left"
+                )
+
+    thread = threading.Thread(target=drain, name="epoch-progress", daemon=True)
+    thread.start()
+    try:
+        yield queue
+    finally:
+        stop.set()
+        thread.join(timeout=30)
+        queue.shutdown()

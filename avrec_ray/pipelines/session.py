@@ -1,0 +1,57 @@
+"""ray.init ... ray.shutdown around a job."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+
+from avrec_ray.cluster_config import ClusterConfig
+
+_ENVIRONMENT = {
+    "RAY_worker_niceness": "0",  # Ray's workers run at nice 15 and starve beside any other process
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # one report a worker and poll: the default of 2 s throttles training
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@contextmanager
+def session(cfg: ClusterConfig) -> Iterator[None]:
+    """A Ray connection for the time of a job. Joins RAY_ADDRESS or `address`; else starts a cluster of its own."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = cfg.address or os.environ.get("RAY_ADDRESS", "")
+    common = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address:
+        ray.init(address=address, **common)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=cfg.num_cpus or max(6, 2 * (os.cpu_count() or 2)),
+            object_store_memory=cfg.object_store_bytes,
+            include_dashboard=False,
+            **common,
+        )
+    _quiet()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quiet() -> None:
+    """Ray Data's plan printing and Train's banners drown the stage lines; warnings stay."""
+    for name in ("ray.data", "ray.train", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False

@@ -1,0 +1,142 @@
+"""MLflow: one parent run a loop, one child a stage, and the registry whose alias says what is served."""
+
+import json
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from avrec_ray.cluster_config import TrackingConfig
+from avrec_ray.errors import StageError
+from avrec_ray.pipelines.storage import Storage
+
+PARENT_TAG = "mlflow.parentRunId"
+CHAMPION = "champion"
+
+
+class _Client(Protocol):
+    def __getattr__(self, name: str) -> Any: ...
+
+
+class Tracking:
+    """A connection to MLflow. Imported late: MLflow costs seconds, and a loop with nothing to do needs none."""
+
+    def __init__(self, cfg: TrackingConfig, storage: Storage) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_AGENT_TRACING_SETUP", "true")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        from mlflow.tracking import MlflowClient
+
+        self.cfg = cfg
+        self.uri = cfg.uri or storage.tracking_uri
+        self.client: _Client = MlflowClient(self.uri, registry_uri=self.uri)
+        found = self.client.get_experiment_by_name(cfg.experiment)
+        artifacts = None if cfg.uri else (storage.root / "mlartifacts").as_uri()
+        self.experiment_id: str = (
+            found.experiment_id if found else self.client.create_experiment(cfg.experiment, artifact_location=artifacts)
+        )
+
+    def start(self, name: str, params: Mapping[str, Any], parent: str | None = None) -> "Run":
+        """Open a run; `params` may be nested, they are flattened with dots."""
+        tags = {"mlflow.runName": name, "git_sha": git_sha()} | ({PARENT_TAG: parent} if parent else {})
+        run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
+        run = Run(self.client, run_id)
+        run.params(params)
+        return run
+
+    def register(self, run: "Run", bundle: Path, model_version: str, metrics: Mapping[str, float]) -> str:
+        """Log a bundle as artifact of `run`, add it to the registry and give it the alias `champion`."""
+        self.client.log_artifacts(run.run_id, str(bundle), "bundle")
+        name = self.cfg.model_name
+        if not self.client.search_registered_models(f"name = '{name}'"):
+            self.client.create_registered_model(name, description="avrec_ray bundles; the champion is served")
+        source = f"{self.client.get_run(run.run_id).info.artifact_uri}/bundle"
+        tags = {"model_version": model_version} | {key: f"{value:.6f}" for key, value in metrics.items()}
+        version = self.client.create_model_version(name, source=source, run_id=run.run_id, tags=tags).version
+        self.client.set_registered_model_alias(name, CHAMPION, version)
+        return str(version)
+
+    def resolve_bundle(self, reference: str) -> Path:
+        """A local folder of `models:/name@alias`, `models:/name/version`, or of a folder as it is.
+
+        Raises:
+            StageError: nothing is registered under that reference.
+        """
+        if not reference.startswith("models:/"):
+            return Path(reference)
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        try:
+            return Path(mlflow.artifacts.download_artifacts(reference))
+        except MlflowException as error:
+            raise StageError(
+                f"{reference} is not in the registry at {self.uri} ({error}); build it with: python -m jobs.full_loop"
+            ) from error
+
+
+class Run:
+    """One MLflow run, open until `end`."""
+
+    def __init__(self, client: _Client, run_id: str) -> None:
+        self.client, self.run_id = client, run_id
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log settings; MLflow keeps at most 6,000 characters of each."""
+        from mlflow.entities import Param
+
+        flat = [Param(key, str(value)[:6000]) for key, value in flatten(values).items()]
+        for start in range(0, len(flat), 100):
+            self.client.log_batch(self.run_id, params=flat[start : start + 100])
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log numbers at a step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.run_id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        for key, value in values.items():
+            self.client.set_tag(self.run_id, key, value)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep a file with the run."""
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def artifact_json(self, values: Any, name: str) -> None:
+        """Keep a JSON document with the run."""
+        self.client.log_text(self.run_id, json.dumps(values, indent=1, default=str), name)
+
+    def end(self, failed: bool = False) -> None:
+        """Close the run."""
+        self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys.
+
+    >>> flatten({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def git_sha() -> str:
+    """Commit of the code, or "unknown" outside a checkout (an installed package, an uploaded working dir)."""
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"

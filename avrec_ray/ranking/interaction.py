@@ -1,0 +1,96 @@
+"""The attention reranker: user interests and item moments attend to each other by distance.
+
+a_ij = softmax over all pairs of -d(u_i, v_j) / tau, with d the Euclidean distance: close pairs attend more.
+r = sum_ij a_ij w_ij, with learned w_ij = f(u_i, v_j, how item i was watched), a head for each target. The a_ij are the
+explanation. The score of a candidate never depends on the other candidates.
+
+Dimension key: B batch, I interests, M moments, K candidates, D embedding, H hidden, T targets.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avrec_ray.ranking.config import TARGETS, RerankerConfig
+from avrec_ray.types import EVENTS
+
+
+def attention_scores(u_ID: Tensor, v_MD: Tensor, pairs: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
+    """a_ij over all allowed pairs, [..., I, M]; every pair sums to 1, or to 0 where no pair is allowed.
+
+    Args:
+        u_ID: interests [..., I, D].
+        v_MD: moments [..., M, D].
+        pairs: bool [..., I, M], true where both the interest and the moment exist.
+        temperature: tau; smaller attends more sharply.
+    """
+    # The matrix form of the distance loses digits when points nearly coincide; D is small, so take the direct one.
+    distance = torch.cdist(u_ID, v_MD, compute_mode="donot_use_mm_for_euclid_dist")
+    logits = (-distance / temperature).masked_fill(~pairs, float("-inf")).flatten(-2)
+    any_pair = pairs.flatten(-2).any(-1, keepdim=True)
+    weights = torch.softmax(torch.where(any_pair, logits, torch.zeros_like(logits)), -1)
+    return (weights * any_pair).view(pairs.shape)
+
+
+class AttentionReranker(nn.Module):
+    """Scores candidates for a user. `embedding_dim` is that of the towers; D stays D here."""
+
+    def __init__(self, cfg: RerankerConfig, embedding_dim: int) -> None:
+        super().__init__()
+        self.interest = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.moment = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        for layer in (self.interest, self.moment):
+            nn.init.eye_(layer.weight)
+        self.log_tau = nn.Parameter(torch.tensor(-1.0))
+        self.pair_u = nn.Linear(embedding_dim, cfg.hidden_dim)
+        self.pair_v = nn.Linear(embedding_dim, cfg.hidden_dim)
+        self.pair_product = nn.Linear(embedding_dim, cfg.hidden_dim, bias=False)
+        self.events = nn.Embedding(len(EVENTS) + 1, cfg.hidden_dim, padding_idx=0)
+        self.watch = nn.Linear(2, cfg.hidden_dim)
+        self.heads = nn.Linear(cfg.hidden_dim, len(TARGETS))
+        # The heads start at zero: an untrained reranker leaves the matcher's order alone.
+        nn.init.zeros_(self.heads.weight)
+        nn.init.zeros_(self.heads.bias)
+        self.context = nn.Linear(2, len(TARGETS))
+        nn.init.zeros_(self.context.weight)
+        with torch.no_grad():
+            self.context.weight[TARGETS.index("choose"), 0] = 1.0
+            self.context.bias.zero_()
+
+    def forward(
+        self,
+        u_BID: Tensor,
+        event_BI: Tensor,
+        watch_ratio_BI: Tensor,
+        mask_BI: Tensor,
+        v_BKMD: Tensor,
+        mask_BKM: Tensor,
+        context_BK2: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [B, K, T] a target, and attention [B, K, I, M].
+
+        Args:
+            u_BID: unit embeddings of the watched items.
+            event_BI, watch_ratio_BI: how each was watched, as in `UserTower.forward`.
+            mask_BI, mask_BKM: which interests and moments exist.
+            v_BKMD: unit moments of the candidates.
+            context_BK2: the matcher's scaled score and the log popularity of each candidate.
+        """
+        pairs_BKIM = mask_BI[:, None, :, None] & mask_BKM[:, :, None, :]
+        u_B1ID = self.interest(u_BID).unsqueeze(1).expand(-1, v_BKMD.shape[1], -1, -1)
+        v_moved = self.moment(v_BKMD)
+        attention = attention_scores(u_B1ID, v_moved, pairs_BKIM, self.log_tau.exp())
+        watch = torch.stack([watch_ratio_BI.nan_to_num(0.0).clamp(0, 2), (~watch_ratio_BI.isnan()).float()], -1)
+        from_u_BIH = self.pair_u(u_BID) + self.events(event_BI) + self.watch(watch)
+        from_v_BKMH = self.pair_v(v_BKMD)
+        # product feature: sum over pairs needs u_i * v_j for every pair, so keep it low: project each side, multiply.
+        product = self.pair_product(u_BID)[:, None, :, None, :] * from_v_BKMH[:, :, None, :, :]
+        hidden = F.gelu(from_u_BIH[:, None, :, None, :] + from_v_BKMH[:, :, None, :, :] + product)
+        pooled_BKH = (attention.unsqueeze(-1) * hidden).sum((2, 3))
+        return self.heads(pooled_BKH) + self.context(context_BK2), attention
+
+
+def combine(logits_BKT: Tensor, target_weights: dict[str, float]) -> Tensor:
+    """One score [B, K] of the heads: the configured weighted sum of their logits."""
+    weights = logits_BKT.new_tensor([target_weights.get(name, 0.0) for name in TARGETS])
+    return logits_BKT @ weights

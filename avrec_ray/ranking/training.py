@@ -1,0 +1,162 @@
+"""Fitting the reranker on the matcher's own candidates, with behaviour that the towers were not fitted on.
+
+Dimension key: B queries, K candidates, T targets.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avrec_ray.ranking.config import TARGETS, RerankerConfig
+from avrec_ray.ranking.interaction import AttentionReranker
+from avrec_ray.ranking.lists import Interests, ItemArrays, context_features, interests_of
+from avrec_ray.training.histories import EVENT_CODES, POSITIVE_CODES, EventColumns
+
+LIKE_CODES = np.array([EVENT_CODES[name] for name in ("like", "favorite", "share")])
+SKIP_CODES = np.array([EVENT_CODES[name] for name in ("skip", "dislike", "report")])
+FINISHED_RATIO = 0.9
+"""Watched share from which an item counts as finished."""
+
+
+@dataclass(frozen=True)
+class RerankQuery:
+    """A moment in a user's life: what came before is the history, what came after is the truth."""
+
+    start: int
+    stop: int
+    """History rows [start, stop) of the event columns."""
+    future_stop: int
+    """Truth rows [stop, future_stop)."""
+
+
+@dataclass(eq=False)
+class RerankBatch:
+    """Candidate lists with what the user did to each candidate afterwards."""
+
+    interests: Interests
+    candidate_idx: Tensor
+    """int64 [B, K]."""
+    context: Tensor
+    """float32 [B, K, 2]."""
+    labels: Tensor
+    """float32 [B, K, T], NaN where not known."""
+
+
+def held_out_queries(columns: EventColumns, num_fitted: npt.NDArray[np.int64], limit: int) -> list[RerankQuery]:
+    """Queries at the events after each user's first `num_fitted` ([users]), at most `limit` a user, spread evenly.
+
+    A user without any earlier event gives no query: there is no history to rank by.
+    """
+    queries = []
+    for user in range(len(columns.user_ids)):
+        rows = columns.rows(user)
+        held_out = np.arange(rows.start + max(int(num_fitted[user]), 1), rows.stop)
+        if len(held_out):
+            picked = held_out[np.unique(np.linspace(0, len(held_out) - 1, limit).astype(int))]
+            queries += [RerankQuery(rows.start, int(row), rows.stop) for row in picked]
+    return queries
+
+
+def label_candidates(
+    columns: EventColumns, query: RerankQuery, candidates: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """float32 [K, T]: did the user later choose, like, finish, skip each candidate; NaN for the last three if unmet."""
+    labels = np.full((len(candidates), len(TARGETS)), np.nan, np.float32)
+    labels[:, 0] = 0.0
+    future = slice(query.stop, query.future_stop)
+    items, events = columns.item_idx[future], columns.event[future]
+    for column, item in enumerate(candidates):
+        met = items == item
+        if met.any():
+            met_events, watched = events[met], columns.watch_ratio[future][met]
+            labels[column] = (
+                np.isin(met_events, POSITIVE_CODES).any(),
+                np.isin(met_events, LIKE_CODES).any(),
+                (watched >= FINISHED_RATIO).any() if not np.isnan(watched).all() else np.nan,
+                np.isin(met_events, SKIP_CODES).any(),
+            )
+    return labels
+
+
+class RerankBatches:
+    """Callable: epoch -> batches. `candidate_idx` int64 [Q, K] and `scores` float32 [Q, K] come from the matcher."""
+
+    def __init__(
+        self,
+        columns: EventColumns,
+        queries: Sequence[RerankQuery],
+        candidate_idx: npt.NDArray[np.int64],
+        scores: npt.NDArray[np.float32],
+        popularity: npt.NDArray[np.float32],
+        cfg: RerankerConfig,
+        seed: int,
+    ) -> None:
+        self.columns, self.queries, self.cfg, self.seed = columns, queries, cfg, seed
+        self.candidate_idx, self.scores, self.popularity = candidate_idx, scores, popularity
+        self.labels = np.stack([label_candidates(columns, q, c) for q, c in zip(queries, candidate_idx, strict=True)])
+        self.useful = np.flatnonzero(np.nan_to_num(self.labels).any((1, 2)))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps an epoch; lists without any known outcome are left out."""
+        return -(-len(self.useful) // self.cfg.optim.batch_size)
+
+    def __call__(self, epoch: int) -> Iterator[RerankBatch]:
+        order = np.random.default_rng([self.seed, epoch, 2]).permutation(self.useful)
+        size = self.cfg.optim.batch_size
+        for step in range(self.steps_per_epoch):
+            yield self.batch(order[step * size : (step + 1) * size])
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> RerankBatch:
+        """The lists at `rows`."""
+        spans = [(self.queries[row].start, self.queries[row].stop) for row in rows]
+        candidates = self.candidate_idx[rows]
+        popularity = torch.from_numpy(self.popularity[candidates])
+        return RerankBatch(
+            interests=interests_of(self.columns, spans, self.cfg.num_interests),
+            candidate_idx=torch.from_numpy(candidates),
+            context=context_features(torch.from_numpy(self.scores[rows]), popularity),
+            labels=torch.from_numpy(self.labels[rows]),
+        )
+
+
+class RerankStep(nn.Module):
+    """Listwise softmax for `choose`, logistic losses for the other heads where the outcome is known."""
+
+    def __init__(self, model: AttentionReranker, items: ItemArrays) -> None:
+        super().__init__()
+        self.model = model
+        self.items = items
+
+    def forward(self, batch: RerankBatch) -> dict[str, Tensor]:
+        """`loss` to minimise and its parts."""
+        logits_BKT = self.score(batch)
+        chosen_BK = batch.labels[..., 0]
+        has_choice_B = chosen_BK.sum(1) > 0
+        target_BK = chosen_BK / chosen_BK.sum(1, keepdim=True).clamp(min=1)
+        listwise_B = F.cross_entropy(logits_BKT[..., 0], target_BK, reduction="none")
+        listwise = (listwise_B * has_choice_B).sum() / has_choice_B.sum().clamp(min=1)
+        known = ~batch.labels[..., 1:].isnan()
+        pointwise = F.binary_cross_entropy_with_logits(
+            logits_BKT[..., 1:], batch.labels[..., 1:].nan_to_num(0.0), reduction="none"
+        )
+        heads = (pointwise * known).sum() / known.sum().clamp(min=1)
+        return {"loss": listwise + heads, "listwise": listwise, "heads": heads}
+
+    def score(self, batch: RerankBatch) -> Tensor:
+        """Logits [B, K, T]."""
+        logits, _ = self.model(
+            self.items.embeddings[batch.interests.item_idx],
+            batch.interests.event,
+            batch.interests.watch_ratio,
+            batch.interests.mask,
+            self.items.moments[batch.candidate_idx],
+            self.items.moment_mask[batch.candidate_idx],
+            batch.context,
+        )
+        return logits

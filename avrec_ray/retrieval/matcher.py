@@ -1,0 +1,127 @@
+"""The matcher: a query's history through the user tower, then the nearest items of the index.
+
+Dimension key: B queries, D embedding, K candidates, N catalogue.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from avrec_ray.bundle import Bundle, load_bundle
+from avrec_ray.errors import BundleError
+from avrec_ray.ranking.policy import allowed_mask
+from avrec_ray.retrieval.config import MatcherConfig
+from avrec_ray.retrieval.index import load_index
+from avrec_ray.towers.two_tower import TwoTower
+from avrec_ray.training.checkpoint import load_weights
+from avrec_ray.training.histories import columns_from_events, pad_histories
+from avrec_ray.types import Candidate, Filters, Query
+
+
+class Matcher:
+    """Finds candidates: by the user tower where there is a history, by popularity where there is none."""
+
+    def __init__(self, bundle: Bundle | str | Path, config: MatcherConfig | None = None) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        self.cfg = config or MatcherConfig()
+        self.model_version = self.bundle.metadata.model_version
+        self.towers = TwoTower(self.bundle.metadata.towers, len(self.bundle.items))
+        load_weights(self.bundle.path / "towers.safetensors", self.towers)
+        self.towers.eval()
+        self.embeddings = torch.from_numpy(self.bundle.embeddings)
+        self.index = load_index(self.bundle.path / "index", self.bundle.metadata.towers_version)
+        if self.index.num_items != len(self.bundle.items):
+            raise BundleError(
+                f"{self.bundle.path}: the index holds {self.index.num_items} vectors, the catalogue "
+                f"{len(self.bundle.items)} items; rebuild the bundle"
+            )
+
+    def match(self, queries: Sequence[Query]) -> list[list[Candidate]]:
+        """Candidates of each query, best first: at least `query.k` while so many allowed and unseen items exist."""
+        if not queries:
+            return []
+        seen = [self._seen(query) for query in queries]
+        vectors, known = self._query_vectors(queries)
+        found: list[list[Candidate]] = [[] for _ in queries]
+        for row, query in enumerate(queries):
+            k = max(self.cfg.num_candidates, query.k)
+            allowed = self._allowed(query.filters)
+            if known[row]:
+                found[row] = self._nearest(vectors[row], k, allowed, seen[row], "user_tower")
+            else:
+                found[row] = self._popular(k, allowed, seen[row])
+        return found
+
+    def score(self, query: Query, item_ids: Sequence[str]) -> list[Candidate]:
+        """The given items as candidates with the matcher's score, in the order given; unknown items are left out."""
+        vectors, known = self._query_vectors([query])
+        rows = [row for row in map(self.bundle.items.idx, item_ids) if row is not None]
+        scores = vectors[0] @ self.bundle.embeddings[rows].T if known[0] else self._log_popularity(np.array(rows, int))
+        source = "request"
+        return [
+            Candidate(self.bundle.items.item_ids[row], float(score), source)
+            for row, score in zip(rows, scores, strict=True)
+        ]
+
+    def similar(self, item_id: str, k: int) -> list[Candidate]:
+        """The `k` items nearest to an item, without itself.
+
+        Raises:
+            KeyError: the item is not in the catalogue.
+        """
+        row = self.bundle.items.index_of[item_id]
+        vector = self.bundle.embeddings[row]
+        return self._nearest(vector, k, None, np.array([row]), "similar")
+
+    @torch.inference_mode()
+    def _query_vectors(self, queries: Sequence[Query]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Scaled query vectors [B, D], so that a dot product is a logit, and whether each had a usable history."""
+        items = self.bundle.items
+        columns = columns_from_events([q.history for q in queries], items.index_of, items.durations)
+        spans = [(columns.rows(row).start, columns.rows(row).stop) for row in range(len(queries))]
+        history = pad_histories(columns, spans, self.towers.cfg.history_length)
+        vectors = self.towers.queries(history, self.embeddings)[:, -1] * self.towers.scale()
+        return vectors.numpy(), history.mask.any(1).numpy()
+
+    def _nearest(
+        self,
+        vector: npt.NDArray[np.float32],
+        k: int,
+        allowed: npt.NDArray[np.bool_] | None,
+        seen: npt.NDArray[np.int64],
+        source: str,
+    ) -> list[Candidate]:
+        scores, rows = self.index.search(vector[None], k, allowed=allowed, exclude=[seen])
+        return [
+            Candidate(self.bundle.items.item_ids[row], float(score), source)
+            for score, row in zip(scores[0], rows[0], strict=True)
+            if row >= 0
+        ]
+
+    def _popular(self, k: int, allowed: npt.NDArray[np.bool_] | None, seen: npt.NDArray[np.int64]) -> list[Candidate]:
+        keep = np.ones(len(self.bundle.items), bool) if allowed is None else allowed.copy()
+        keep[seen] = False
+        rows = self.bundle.items.popular_order
+        rows = rows[keep[rows]][:k]
+        return [
+            Candidate(self.bundle.items.item_ids[row], float(score), "popular")
+            for row, score in zip(rows, self._log_popularity(rows), strict=True)
+        ]
+
+    def _log_popularity(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        return np.log(np.maximum(self.bundle.items.popularity[rows], 1e-6))
+
+    def _seen(self, query: Query) -> npt.NDArray[np.int64]:
+        """Rows of items that the user met or asked to leave out."""
+        met = {e.item_id for e in query.history if e.event != "impression"} | set(query.filters.exclude_items)
+        rows = (self.bundle.items.idx(item_id) for item_id in met)
+        return np.array(sorted(row for row in rows if row is not None), np.int64)
+
+    def _allowed(self, filters: Filters) -> npt.NDArray[np.bool_] | None:
+        if not (filters.categories or filters.languages or filters.max_duration_seconds is not None):
+            return None
+        items = self.bundle.items
+        return allowed_mask(items.categories, items.languages, items.durations, filters)

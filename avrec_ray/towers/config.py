@@ -1,0 +1,60 @@
+"""Sizes of the towers. Presets are YAML files under conf/towers/."""
+
+from dataclasses import dataclass
+
+from avrec_ray.dataclass_io import check_range
+from avrec_ray.errors import ConfigError
+
+
+@dataclass(kw_only=True)
+class TowersConfig:
+    """Item tower and user tower. Input shapes (`num_frames` ...) are filled from the media config by the pipeline."""
+
+    embedding_dim: int = 64
+    """D of items, moments and queries."""
+    model_dim: int = 64
+    """Width of every transformer."""
+    num_heads: int = 4
+    encoder_layers: int = 2
+    fusion_layers: int = 2
+    user_layers: int = 2
+    num_bottleneck_tokens: int = 4
+    """Tokens through which modalities exchange information (Nagrani et al. 2021)."""
+    tokens_per_clip: int = 4
+    """Tokens that the video and the audio encoder each leave of one clip."""
+    patch_size: int = 16
+    """Side of a frame patch, pixels."""
+    num_text_buckets: int = 8192
+    """Rows of the hashed word table."""
+    max_text_tokens: int = 48
+    history_length: int = 50
+    """Events the user tower reads, newest last."""
+    dropout: float = 0.1
+    modality_dropout: float = 0.2
+    """Chance, in training, that a present modality of an item is hidden; one always stays."""
+    use_item_ids: bool = True
+    """Add a learned vector an item, so that warm items gain from behaviour beyond their content."""
+    id_dropout: float = 0.3
+    """Chance, in training, that an item's id vector is hidden, so that cold items work too."""
+
+    num_frames: int = 8
+    frame_size: int = 64
+    num_mel_bins: int = 80
+    num_mel_frames: int = 400
+    max_clips: int = 2
+
+    def __post_init__(self) -> None:
+        if self.model_dim % self.num_heads:
+            raise ConfigError(f"towers.model_dim={self.model_dim} is not a multiple of num_heads={self.num_heads}")
+        if self.frame_size % self.patch_size:
+            raise ConfigError(
+                f"media.frame_size={self.frame_size} is not a multiple of towers.patch_size={self.patch_size}"
+            )
+        if self.num_frames % min(self.num_frames, self.tokens_per_clip):
+            raise ConfigError(
+                f"media.num_frames={self.num_frames} is not a multiple of tokens_per_clip={self.tokens_per_clip}"
+            )
+        for name in ("dropout", "modality_dropout", "id_dropout"):
+            check_range(f"towers.{name}", getattr(self, name), 0.0, 0.99)
+        for name in ("embedding_dim", "encoder_layers", "fusion_layers", "user_layers", "history_length", "max_clips"):
+            check_range(f"towers.{name}", getattr(self, name), 1)

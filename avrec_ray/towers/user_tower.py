@@ -1,0 +1,70 @@
+"""The user tower: causal attention over a history (SASRec, Kang & McAuley 2018).
+
+Dimension key: B batch, L history length, D embedding, E model width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avrec_ray.towers.config import TowersConfig
+from avrec_ray.towers.encoders import transformer
+from avrec_ray.types import EVENTS
+
+NUM_GAP_BUCKETS = 24
+"""Buckets of log2(1 + seconds since the event before); 2**23 s is 97 days."""
+
+
+class UserTower(nn.Module):
+    """What a user watched, how, and when, to a query: at every position the unit vector of what comes next."""
+
+    def __init__(self, cfg: TowersConfig) -> None:
+        super().__init__()
+        self.scale_in = cfg.embedding_dim**0.5
+        self.items = nn.Linear(cfg.embedding_dim, cfg.model_dim)
+        self.events = nn.Embedding(len(EVENTS) + 1, cfg.model_dim, padding_idx=0)
+        self.gaps = nn.Embedding(NUM_GAP_BUCKETS, cfg.model_dim)
+        self.watch = nn.Linear(2, cfg.model_dim)
+        self.position = nn.Parameter(torch.randn(cfg.history_length, cfg.model_dim) * 0.02)
+        for table in (self.events, self.gaps):
+            nn.init.normal_(table.weight, std=0.02)
+        self.blocks = transformer(cfg, cfg.user_layers)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.project = nn.Sequential(nn.LayerNorm(cfg.model_dim), nn.Linear(cfg.model_dim, cfg.embedding_dim))
+        self.empty = nn.Parameter(torch.randn(cfg.embedding_dim) * 0.02)
+
+    def forward(
+        self, items_BLD: Tensor, event_BL: Tensor, watch_ratio_BL: Tensor, gap_seconds_BL: Tensor, mask_BL: Tensor
+    ) -> Tensor:
+        """Queries, unit [B, L, D]. Histories are left padded; padded positions give the query of no history.
+
+        Args:
+            items_BLD: unit item embeddings.
+            event_BL: 1 + index in EVENTS, 0 where padded.
+            watch_ratio_BL: watched share of the item, NaN where unknown.
+            gap_seconds_BL: seconds since the event before, 0 for the first.
+            mask_BL: true where an event exists.
+        """
+        known_BL = ~watch_ratio_BL.isnan()
+        watch_BL2 = torch.stack([watch_ratio_BL.nan_to_num(0.0).clamp(0, 2), known_BL.to(items_BLD.dtype)], -1)
+        bucket_BL = torch.log2(1 + gap_seconds_BL.clamp(min=0)).long().clamp(max=NUM_GAP_BUCKETS - 1)
+        length = items_BLD.shape[1]
+        states_BLE = (
+            self.items(items_BLD * self.scale_in)
+            + self.events(event_BL)
+            + self.watch(watch_BL2)
+            + self.gaps(bucket_BL)
+            + self.position[-length:]
+        )
+        states_BLE = self.blocks(self.dropout(states_BLE), mask=self._attention_mask(mask_BL))
+        queries_BLD = torch.where(mask_BL.unsqueeze(-1), self.project(states_BLE), self.empty)
+        return F.normalize(queries_BLD, dim=-1)
+
+    def _attention_mask(self, mask_BL: Tensor) -> Tensor:
+        """True where attention is barred: the future, and padding. A position always sees itself (no NaN)."""
+        length = mask_BL.shape[1]
+        future_LL = torch.ones(length, length, dtype=torch.bool, device=mask_BL.device).triu(1)
+        barred_BLL = future_LL | ~mask_BL[:, None, :]
+        barred_BLL = barred_BLL & ~torch.eye(length, dtype=torch.bool, device=mask_BL.device)
+        heads = self.blocks.layers[0].self_attn.num_heads
+        return barred_BLL.repeat_interleave(heads, 0)

@@ -1,0 +1,1 @@
+"""The training loop and what it eats: histories, batches, steps, checkpoints. Knows torch, not Ray."""

@@ -1,0 +1,75 @@
+"""Settings of the training loop, of pretraining and of fine-tuning."""
+
+from dataclasses import dataclass, field
+
+from avrec_ray.dataclass_io import check_choice, check_range
+from avrec_ray.types import POSITIVE_EVENTS
+
+NEGATIVES = ("full", "mixed", "auto")
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """AdamW with warm-up and cosine decay. Batch sizes are a worker's."""
+
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_share: float = 0.05
+    """Share of all steps in which the learning rate climbs from 0."""
+    clip_norm: float = 1.0
+    checkpoint_every_epochs: int = 10
+
+    def __post_init__(self) -> None:
+        check_range("epochs", self.epochs, 0)
+        check_range("batch_size", self.batch_size, 1)
+        check_range("learning_rate", self.learning_rate, 0.0)
+        check_range("warmup_share", self.warmup_share, 0.0, 1.0)
+        check_range("checkpoint_every_epochs", self.checkpoint_every_epochs, 1)
+
+
+@dataclass(kw_only=True)
+class PretrainConfig(OptimConfig):
+    """Contrast between the modalities of an item."""
+
+    epochs: int = 60
+    crop_share: float = 0.8
+    """Smallest side of the random crop, as a share of the frame."""
+    colour_jitter: float = 0.1
+    """Largest change of brightness, as a share of the range."""
+    spec_masks: int = 2
+    """Bands hidden along mel bins and along time each (SpecAugment, Park et al. 2019)."""
+    token_dropout: float = 0.2
+    """Chance that a word is hidden."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("pretrain.crop_share", self.crop_share, 0.1, 1.0)
+        check_range("pretrain.token_dropout", self.token_dropout, 0.0, 0.9)
+
+
+def default_event_weights() -> dict[str, float]:
+    """Weight of each positive event as a target."""
+    return dict.fromkeys(POSITIVE_EVENTS, 1.0)
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(OptimConfig):
+    """Next-item training of both towers."""
+
+    epochs: int = 60
+    batch_size: int = 64
+    negatives: str = "auto"
+    """full: every item; mixed: in-batch and uniform with logQ; auto: full up to `full_max_items` items."""
+    full_max_items: int = 200
+    num_uniform: int = 256
+    """Uniform negatives a step, shared by all queries of all workers."""
+    event_weights: dict[str, float] = field(default_factory=default_event_weights)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("finetune.negatives", self.negatives, NEGATIVES)
+        check_range("finetune.num_uniform", self.num_uniform, 1)
+        for event in self.event_weights:
+            check_choice("finetune.event_weights", event, POSITIVE_EVENTS)

@@ -1,0 +1,138 @@
+"""Batches for fine-tuning: windows of histories, the targets inside them, and the candidates of the step.
+
+Everything is drawn from (seed, epoch, step), so each worker knows the whole global batch without talking, 2 workers
+x b see what 1 worker x 2b sees, and a resumed run goes on where it was.
+
+Dimension key: B batch, L history length, V candidates, N catalogue.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from avrec_ray.towers.losses import mixed_log_q
+from avrec_ray.towers.two_tower import HistoryBatch
+from avrec_ray.training.config import FinetuneConfig
+from avrec_ray.training.histories import EVENT_CODES, EventColumns, pad_histories
+
+
+@dataclass(eq=False)
+class SequenceBatch:
+    """One worker's share of a step. Candidates and totals are those of the whole step, equal on every worker."""
+
+    history: HistoryBatch
+    target_idx: Tensor
+    """int64 [B, L]: the item after each position."""
+    weight: Tensor
+    """float32 [B, L]: 0 where the position has no target."""
+    candidate_idx: Tensor
+    """int64 [V], distinct catalogue rows."""
+    log_q: Tensor | None
+    """float32 [V], or None where the candidates are the catalogue."""
+    total_weight: float
+    """Sum of weights over all workers."""
+
+
+class SequenceBatches:
+    """Callable: epoch -> batches of this worker. One window of `length` + 1 events a user and epoch."""
+
+    def __init__(
+        self,
+        columns: EventColumns,
+        num_items: int,
+        cfg: FinetuneConfig,
+        length: int,
+        seed: int,
+        rank: int = 0,
+        num_workers: int = 1,
+    ) -> None:
+        self.columns, self.num_items, self.cfg, self.length = columns, num_items, cfg, length
+        self.seed, self.rank, self.num_workers = seed, rank, num_workers
+        self.weight = target_weights(columns, cfg.event_weights)
+        self.frequency = np.bincount(columns.item_idx, self.weight, num_items) / max(self.weight.sum(), 1e-9)
+        counts = np.diff(columns.starts)
+        self.users = np.flatnonzero(counts >= 2)
+        self.full = cfg.negatives == "full" or (cfg.negatives == "auto" and num_items <= cfg.full_max_items)
+
+    @property
+    def global_batch(self) -> int:
+        """Users a step over all workers; never more than there are."""
+        wanted = self.cfg.batch_size * self.num_workers
+        return max(self.num_workers, min(wanted, len(self.users) // self.num_workers * self.num_workers))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps an epoch; the last incomplete one is dropped, other users are dropped each epoch."""
+        return len(self.users) // self.global_batch
+
+    def __call__(self, epoch: int) -> Iterator[SequenceBatch]:
+        rng = np.random.default_rng([self.seed, epoch, 1])
+        users = rng.permutation(self.users)
+        for step in range(self.steps_per_epoch):
+            chosen = users[step * self.global_batch : (step + 1) * self.global_batch]
+            yield self._batch(chosen, rng)
+
+    def _batch(self, users: npt.NDArray[np.int64], rng: np.random.Generator) -> SequenceBatch:
+        spans = [self._window(int(user), rng) for user in users]
+        target_rows = np.concatenate([np.arange(start + 1, stop) for start, stop in spans])
+        candidates, log_q = self._candidates(target_rows, rng)
+        mine = spans[self.rank :: self.num_workers]
+        target_idx, weight = self._targets(mine)
+        return SequenceBatch(
+            history=pad_histories(self.columns, [(start, stop - 1) for start, stop in mine], self.length),
+            target_idx=target_idx,
+            weight=weight,
+            candidate_idx=candidates,
+            log_q=log_q,
+            total_weight=float(self.weight[target_rows].sum()),
+        )
+
+    def _window(self, user: int, rng: np.random.Generator) -> tuple[int, int]:
+        """A span of at most length + 1 events; a long history gives another one each epoch."""
+        rows = self.columns.rows(user)
+        spare = rows.stop - rows.start - (self.length + 1)
+        if spare <= 0:
+            return rows.start, rows.stop
+        start = rows.start + int(rng.integers(0, spare + 1))
+        return start, start + self.length + 1
+
+    def _targets(self, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        target_idx = np.zeros((len(spans), self.length), np.int64)
+        weight = np.zeros((len(spans), self.length), np.float32)
+        for row, (start, stop) in enumerate(spans):
+            count = stop - start - 1
+            target_idx[row, -count:] = self.columns.item_idx[start + 1 : stop]
+            weight[row, -count:] = self.weight[start + 1 : stop]
+        return torch.from_numpy(target_idx), torch.from_numpy(weight)
+
+    def _candidates(self, target_rows: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+        if self.full:
+            return torch.arange(self.num_items), None
+        targets = self.columns.item_idx[target_rows][self.weight[target_rows] > 0]
+        uniform = rng.integers(0, self.num_items, self.cfg.num_uniform)
+        candidates = np.union1d(targets, uniform)
+        frequency = torch.from_numpy(self.frequency[candidates]).float()
+        log_q = mixed_log_q(frequency, len(targets), self.cfg.num_uniform, self.num_items)
+        return torch.from_numpy(candidates), log_q
+
+
+def target_weights(columns: EventColumns, event_weights: dict[str, float]) -> npt.NDArray[np.float32]:
+    """Weight of each event as a target, [E]: its event's weight, 0 if the user met the item before.
+
+    Lists leave out what the user has seen, so a repeat is never a target.
+    """
+    by_code = np.zeros(max(EVENT_CODES.values()) + 1, np.float32)
+    for event, weight in event_weights.items():
+        by_code[EVENT_CODES[event]] = weight
+    weights = by_code[columns.event]
+    for user in range(len(columns.user_ids)):
+        rows = columns.rows(user)
+        _, first = np.unique(columns.item_idx[rows], return_index=True)
+        repeat = np.ones(rows.stop - rows.start, bool)
+        repeat[first] = False
+        weights[rows][repeat] = 0.0
+    return weights

@@ -1,0 +1,104 @@
+"""One step of pretraining and one of fine-tuning: a batch to its losses. Modules, so that DDP can wrap them.
+
+DDP averages gradients over W workers; each step's loss is this worker's sum x W / (count over all workers), so that
+2 workers x b give the gradient of 1 x 2b.
+
+Dimension key: B batch, G gathered batch, D embedding, O modalities, L history length, V candidates, U items embedded.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from avrec_ray.towers.item_tower import ItemInputs, ItemTokens, ItemTower
+from avrec_ray.towers.losses import contrast_pair, modality_pairs, sampled_softmax
+from avrec_ray.towers.two_tower import TwoTower
+from avrec_ray.training.distributed import gather_rows, world
+from avrec_ray.training.sequence_batches import SequenceBatch
+from avrec_ray.types import MODALITIES
+
+
+class PretrainStep(nn.Module):
+    """Contrast between every two modalities that an item has, negatives from all workers."""
+
+    def __init__(self, tower: ItemTower) -> None:
+        super().__init__()
+        self.tower = tower
+        self.log_scale = nn.Parameter(torch.tensor(2.3))
+
+    def forward(self, batch: ItemInputs) -> dict[str, Tensor]:
+        """`loss` to minimise, and each pair's mean loss over this worker's anchors."""
+        rank, num_workers = world()
+        vectors = self.tower.contrast(self.tower.encode_clips(batch))
+        presence = batch.presence()
+        gathered = gather_rows(torch.cat([vectors[name] for name in MODALITIES], 1)).chunk(len(MODALITIES), 1)
+        gathered_presence = gather_rows(torch.stack([presence[name] for name in MODALITIES], 1).float()) > 0
+        scale = self.log_scale.clamp(max=4.6).exp()
+        losses: dict[str, Tensor] = {}
+        for first, second in modality_pairs(MODALITIES):
+            i, j = MODALITIES.index(first), MODALITIES.index(second)
+            both_B = presence[first] & presence[second]
+            both_G = gathered_presence[:, i] & gathered_presence[:, j]
+            total = contrast_pair(
+                vectors[first], vectors[second], gathered[i], gathered[j], both_B, both_G, rank, scale
+            )
+            losses[f"{first}_{second}"] = total * num_workers / both_G.sum().clamp(min=1)
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+
+class FinetuneStep(nn.Module):
+    """Next-item softmax of the user tower's queries against fused item embeddings."""
+
+    def __init__(self, towers: TwoTower, items: ItemTokens, warm: Tensor) -> None:
+        """`items` are the cached tokens of the catalogue, `warm` bool [N] marks items with training behaviour."""
+        super().__init__()
+        self.towers = towers
+        # Buffers, so that `.to(device)` moves them; not persistent, so that checkpoints hold the model alone.
+        for name in MODALITIES:
+            self.register_buffer(f"{name}_tokens", items.tokens[name], persistent=False)
+            self.register_buffer(f"{name}_mask", items.masks[name], persistent=False)
+        self.register_buffer("warm", warm, persistent=False)
+
+    def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """`loss` to minimise: weighted mean cross entropy over all targets of the step."""
+        _, num_workers = world()
+        used_U = torch.unique(torch.cat([batch.history.item_idx.flatten(), batch.candidate_idx]))
+        row_of_item = self._positions(used_U)
+        embeddings_UD = self.towers.embed_items(self._tokens(used_U), used_U, cast(Tensor, self.warm)[used_U])
+        queries_BLD = self.towers.queries(batch.history, embeddings_UD, row_of_item)
+        chosen_BL = batch.weight > 0
+        column_of_item = self._positions(batch.candidate_idx)
+        loss_Q = sampled_softmax(
+            queries_BLD[chosen_BL],
+            embeddings_UD[row_of_item[batch.candidate_idx]],
+            column_of_item[batch.target_idx[chosen_BL]],
+            self._own_items(batch, chosen_BL),
+            self.towers.scale(),
+            batch.log_q,
+        )
+        total = (loss_Q * batch.weight[chosen_BL]).sum()
+        return {"loss": total * num_workers / max(batch.total_weight, 1e-9), "scale": self.towers.scale().detach()}
+
+    def _tokens(self, rows: Tensor) -> ItemTokens:
+        return ItemTokens(
+            {name: getattr(self, f"{name}_tokens")[rows] for name in MODALITIES},
+            {name: getattr(self, f"{name}_mask")[rows] for name in MODALITIES},
+        )
+
+    def _positions(self, items: Tensor) -> Tensor:
+        """int64 [N]: where each catalogue row stands in `items`; 0 for rows that are not in it."""
+        positions = items.new_zeros(len(cast(Tensor, self.warm)))
+        positions[items] = torch.arange(len(items), device=items.device)
+        return positions
+
+    def _own_items(self, batch: SequenceBatch, chosen_BL: Tensor) -> Tensor:
+        """True [Q, V] where a candidate is in the query's own window: seen or chosen by the user, no negative."""
+        num_items = len(cast(Tensor, self.warm))
+        # Positions without an item point past the catalogue, so that every write is `True`: order cannot matter.
+        history_BL = batch.history.item_idx.masked_fill(~batch.history.mask, num_items)
+        target_BL = batch.target_idx.masked_fill(~chosen_BL, num_items)
+        own_BN = chosen_BL.new_zeros(len(chosen_BL), num_items + 1)
+        own_BN.scatter_(1, torch.cat([history_BL, target_BL], 1), True)
+        own_BV = own_BN[:, batch.candidate_idx]
+        return own_BV.repeat_interleave(chosen_BL.sum(1), 0)

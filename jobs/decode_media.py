@@ -1,0 +1,21 @@
+"""Decode every item's media into clips, or set it aside with a reason. Run: python -m jobs.decode_media media.num_frames=8"""
+
+import hydra
+from omegaconf import DictConfig
+
+from avrec_ray import config
+from avrec_ray.pipelines import decode_media
+from avrec_ray.pipelines.job import job_session
+
+config.register()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="decode_media")
+def main(cfg: DictConfig) -> None:
+    """One stage, with its errors as one line and exit code 1."""
+    with job_session(cfg, "decode_media", next_job="pretrain") as (loop, job):
+        decode_media.run(loop, job)
+
+
+if __name__ == "__main__":
+    main()

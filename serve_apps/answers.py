@@ -1,0 +1,38 @@
+"""What the gateway asks the models for, as four calls: Ray handles in the service, plain coroutines in a test."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from avrec_ray.types import Candidate, Query, RankedItem
+
+
+@dataclass(frozen=True)
+class MatchAnswer:
+    """Candidates, best first, and the bundle that they came from."""
+
+    model_version: str
+    candidates: list[Candidate]
+
+
+@dataclass(frozen=True)
+class RankAnswer:
+    """A ranking, rank 1 first, and the bundle that ordered it."""
+
+    model_version: str
+    items: list[RankedItem]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The matcher and the reranker as the gateway sees them. Any call may fail or take too long."""
+
+    match: Callable[[Query], Awaitable[MatchAnswer]]
+    """Candidates for a query."""
+    score: Callable[[Query, Sequence[str]], Awaitable[MatchAnswer]]
+    """The given items as candidates; unknown ones are left out."""
+    similar: Callable[[str, int], Awaitable[MatchAnswer]]
+    """The k nearest items of an item of the catalogue."""
+    rerank: Callable[[Query, Sequence[Candidate]], Awaitable[RankAnswer]]
+    """Candidates in their final order."""
+    versions: Callable[[], Awaitable[tuple[str, str]]]
+    """model_version of matcher and reranker."""

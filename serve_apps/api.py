@@ -1,0 +1,125 @@
+"""The routes. Every request and answer is a model of schemas.py; every error a problem document."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi import Query as QueryParameter
+
+from avrec_ray import __version__
+from avrec_ray.feedback.config import FeedbackConfig
+from avrec_ray.types import Query
+from serve_apps import problems
+from serve_apps.auth import authorise
+from serve_apps.edge import Edge
+from serve_apps.flow import RequestFlow
+from serve_apps.health import health_routes
+from serve_apps.inbox import Inbox
+from serve_apps.lists import item_body, list_response, rank_response
+from serve_apps.problems import ProblemError
+from serve_apps.schemas import (
+    MAX_K,
+    CatalogueItem,
+    FeedbackRequest,
+    FeedbackResponse,
+    ListResponse,
+    Problem,
+    RankRequest,
+    RankResponse,
+    RecommendRequest,
+)
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (401, 403, 413, 422, 503)
+}
+
+
+def create_api(
+    flow: RequestFlow, feedback: FeedbackConfig, digests: Sequence[str], max_body_bytes: int = 1_048_576
+) -> FastAPI:
+    """The application. With `digests` every route but health and the API description needs a key."""
+
+    inbox = Inbox(flow.store, feedback, flow.metrics)
+
+    @asynccontextmanager
+    async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
+        yield
+        inbox.close()
+        flow.close()
+
+    api = FastAPI(
+        title="avrec_ray",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None if digests else "/docs",
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    problems.install(api)
+    api.include_router(health_routes(flow))
+    guarded = APIRouter(dependencies=[Depends(authorise(digests))], responses=_ERRORS)
+    _add_list_routes(guarded, flow)
+    _add_item_routes(guarded, flow)
+    _add_feedback_route(guarded, inbox)
+    api.include_router(guarded)
+    api.add_middleware(Edge, max_body_bytes=max_body_bytes, metrics=flow.metrics)
+    return api
+
+
+def _add_list_routes(router: APIRouter, flow: RequestFlow) -> None:
+    @router.post("/v1/recommend")
+    async def recommend(body: RecommendRequest) -> ListResponse:
+        """A list for a user, a session, or both."""
+        query = Query(
+            user_id=body.user_id,
+            k=body.k,
+            filters=body.filters.to_filters(),
+            diversity=body.diversity,
+            explain=body.explain,
+        )
+        session = [event.to_event(body.user_id or "") for event in body.session]
+        served = await flow.recommend(query, session, body.deadline_ms)
+        return list_response(flow.catalogue, served, body.explain)
+
+    @router.post("/v1/rank")
+    async def rank(body: RankRequest) -> RankResponse:
+        """The given items in the order that suits the user."""
+        item_ids = list(dict.fromkeys(body.items))
+        known = [item_id for item_id in item_ids if flow.catalogue.idx(item_id) is not None]
+        served = await flow.rank(body.user_id, known, body.explain, body.deadline_ms)
+        unknown = [item_id for item_id in item_ids if flow.catalogue.idx(item_id) is None]
+        return rank_response(flow.catalogue, served, body.explain, unknown)
+
+
+def _add_item_routes(router: APIRouter, flow: RequestFlow) -> None:
+    # `:path`, because an id may hold a slash; the longer route comes first.
+    @router.get("/v1/items/{item_id:path}/similar", responses={404: _ERRORS[422]})
+    async def similar(item_id: str, k: Annotated[int, QueryParameter(ge=1, le=MAX_K)] = 10) -> ListResponse:
+        """Items near an item."""
+        served = await flow.similar(_row_of(flow, item_id), k)
+        return list_response(flow.catalogue, served, explain=False)
+
+    @router.get("/v1/items/{item_id:path}", responses={404: _ERRORS[422]})
+    async def item(item_id: str) -> CatalogueItem:
+        """What the bundle knows of an item."""
+        return item_body(flow.catalogue, _row_of(flow, item_id), flow.model_version)
+
+    @router.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus metrics of this gateway replica."""
+        return Response(flow.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _row_of(flow: RequestFlow, item_id: str) -> int:
+    row = flow.catalogue.idx(item_id)
+    if row is None:
+        raise ProblemError(404, f"item {item_id[:80]!a} is not in the catalogue of {flow.model_version}")
+    return row
+
+
+def _add_feedback_route(router: APIRouter, inbox: Inbox) -> None:
+    @router.post("/v1/feedback")
+    async def feedback(body: FeedbackRequest) -> FeedbackResponse:
+        """Keep events; answered when they are on disk."""
+        return await inbox.keep(body.events)

@@ -1,0 +1,44 @@
+"""What one service is told. Serve reads it from YAML as plain values."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from avrec_ray.dataclass_io import check_range
+from avrec_ray.errors import ConfigError
+from avrec_ray.feedback.config import FeedbackConfig
+from avrec_ray.ranking.policy import PolicyConfig
+
+
+@dataclass(kw_only=True)
+class ServeConfig:
+    """The bundle to serve, the store to write, the address, and the limits."""
+
+    bundle: str = ""
+    """Folder of the bundle; absolute, and readable by every node that runs a replica."""
+    storage_path: str = ""
+    """Absolute folder in which events.db lies, unless feedback.url says otherwise."""
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    host: str = "127.0.0.1"
+    """Address to listen on; other than loopback only with AVREC_API_KEYS."""
+    port: int = 8080
+    max_matcher_replicas: int = 2
+    max_reranker_replicas: int = 2
+    num_candidates: int = 100
+    """Candidates that the matcher passes to the reranker."""
+    deadline_ms: int = 2000
+    """Longest a request may take before it is answered from what is at hand; a client can only ask for less."""
+    max_body_bytes: int = 1_048_576
+    """Larger requests get 413."""
+
+    def __post_init__(self) -> None:
+        for name in ("bundle", "storage_path"):
+            value = getattr(self, name)
+            if not Path(value).is_absolute():
+                raise ConfigError(
+                    f"serve.{name}={value!r} is not absolute; replicas run in another directory, give a full path"
+                )
+        check_range("serve.port", self.port, 1, 65535)
+        for name in ("max_matcher_replicas", "max_reranker_replicas", "num_candidates", "deadline_ms"):
+            check_range(f"serve.{name}", getattr(self, name), 1)
+        check_range("serve.max_body_bytes", self.max_body_bytes, 1024)

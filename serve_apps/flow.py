@@ -1,0 +1,221 @@
+"""One request, from the user's history to the list; and what is answered when a part is missing.
+
+The ladder: personal ranking; the matcher's order when the reranker fails; popular items when the matcher fails, time
+runs out, or the models disagree on the bundle. Filters and seen items are respected on every rung, and `degraded`
+says what was missing.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from avrec_ray.bundle import Catalogue
+from avrec_ray.feedback.store import EventStore
+from avrec_ray.types import Candidate, Event, Query, RankedItem
+from serve_apps.answers import Models, RankAnswer
+from serve_apps.metrics import GatewayMetrics
+from serve_apps.popular import PopularItems
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+UNAVAILABLE = {"profile": "profile_unavailable", "match": "matcher_unavailable", "rerank": "reranker_unavailable"}
+"""What `degraded` says when a stage fails."""
+_READ_THREADS = 8
+
+
+@dataclass
+class Served:
+    """A list on its way to the client: what it holds, what it lacks, where the time went."""
+
+    deadline_ms: int
+    model_version: str
+    items: list[RankedItem] = field(default_factory=list)
+    degraded: list[str] = field(default_factory=list)
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    started_seconds: float = field(default_factory=time.perf_counter)
+
+    def seconds_left(self) -> float:
+        """Time until the deadline; may be negative."""
+        return self.deadline_ms / 1000 - (time.perf_counter() - self.started_seconds)
+
+    def lack(self, *reasons: str) -> None:
+        """Note what is missing, each reason once."""
+        self.degraded += [reason for reason in reasons if reason not in self.degraded]
+
+
+class RequestFlow:
+    """Serves lists from the models, the event store and the catalogue. Knows no HTTP and no Ray."""
+
+    def __init__(
+        self,
+        models: Models,
+        store: EventStore,
+        catalogue: Catalogue,
+        model_version: str,
+        index_version: str,
+        history_length: int,
+        deadline_ms: int,
+        metrics: GatewayMetrics | None = None,
+    ) -> None:
+        self.models = models
+        self.store = store
+        self.catalogue = catalogue
+        self.model_version = model_version
+        self.index_version = index_version
+        self.metrics = metrics or GatewayMetrics()
+        self._popular = PopularItems(catalogue)
+        self._history_length = history_length
+        self._deadline_ms = deadline_ms
+        # Threads of its own: reads that hang on a database must not use up those that store feedback.
+        self._readers = ThreadPoolExecutor(_READ_THREADS, "history")
+
+    async def recommend(self, query: Query, session: Sequence[Event], deadline_ms: int | None) -> Served:
+        """A list for `query`, whose history is read from the store and then extended by `session`."""
+        served = self._open(deadline_ms)
+        query = dataclasses.replace(query, history=await self._history(served, query.user_id, session))
+        self._mark_unknown(served, query.history)
+        served.items = await self._personal(served, query) or []
+        return self._close(served)
+
+    async def rank(self, user_id: str, item_ids: Sequence[str], explain: bool, deadline_ms: int | None) -> Served:
+        """The given items of the catalogue, in the order that suits the user."""
+        served = self._open(deadline_ms)
+        history = await self._history(served, user_id, ())
+        self._mark_unknown(served, history)
+        query = Query(user_id=user_id, history=history, k=len(item_ids), explain=explain)
+        scored = await self._stage(served, "match", lambda: self.models.score(query, item_ids))
+        if scored is None or not self._same_model(served, scored.model_version):
+            served.items = self._popular.rank(item_ids)
+            return self._close(served)
+        ranked = await self._rerank(served, query, scored.candidates)
+        served.items = self._popular.rank(item_ids) if ranked is None else ranked
+        return self._close(served)
+
+    async def similar(self, row: int, k: int) -> Served:
+        """Items near the one in row `row` of the catalogue."""
+        served = self._open(None)
+        item_id = self.catalogue.item_ids[row]
+        found = await self._stage(served, "match", lambda: self.models.similar(item_id, k))
+        if found is None or not self._same_model(served, found.model_version):
+            served.items = self._popular.similar(row, k)
+        else:
+            served.items = in_given_order(found.candidates, k)
+        return self._close(served)
+
+    async def missing(self) -> list[str]:
+        """What is not there right now: "event_store", "models"."""
+        missing = []
+        loop = asyncio.get_running_loop()
+        try:
+            await asyncio.wait_for(loop.run_in_executor(self._readers, self.store.ping), 2.0)
+        except Exception:
+            logger.warning("event store does not answer", exc_info=True)
+            missing.append("event_store")
+        try:
+            versions = await asyncio.wait_for(self.models.versions(), 2.0)
+            if set(versions) != {self.model_version}:
+                missing.append("models")
+        except Exception:
+            logger.warning("models do not answer", exc_info=True)
+            missing.append("models")
+        return missing
+
+    def close(self) -> None:
+        """Release threads and connections."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self.store.close()
+
+    async def _history(self, served: Served, user_id: str | None, session: Sequence[Event]) -> tuple[Event, ...]:
+        stored: tuple[Event, ...] | None = ()
+        if user_id is not None:
+            loop = asyncio.get_running_loop()
+            read = self.store.history
+            stored = await self._stage(
+                served, "profile", lambda: loop.run_in_executor(self._readers, read, user_id, self._history_length)
+            )
+        return with_session(stored or (), session, time.time())
+
+    def _mark_unknown(self, served: Served, history: Sequence[Event]) -> None:
+        """A history without one item of this catalogue tells the models nothing, like none at all."""
+        if "profile_unavailable" in served.degraded:
+            return
+        if not any(e.event != "impression" and self.catalogue.idx(e.item_id) is not None for e in history):
+            served.lack("unknown_user")
+
+    async def _personal(self, served: Served, query: Query) -> list[RankedItem] | None:
+        matched = await self._stage(served, "match", lambda: self.models.match(query))
+        if matched is None or not self._same_model(served, matched.model_version):
+            return self._popular.recommend(query)
+        ranked = await self._rerank(served, query, matched.candidates)
+        return self._popular.recommend(query) if ranked is None else ranked
+
+    async def _rerank(self, served: Served, query: Query, candidates: Sequence[Candidate]) -> list[RankedItem] | None:
+        """The reranker's list; the matcher's order if it fails; None if it is of another bundle."""
+        ranked = await self._stage(served, "rerank", lambda: self._checked_rerank(query, candidates))
+        if ranked is None:
+            return in_given_order(candidates, query.k)
+        return ranked.items if self._same_model(served, ranked.model_version) else None
+
+    async def _checked_rerank(self, query: Query, candidates: Sequence[Candidate]) -> RankAnswer:
+        ranked = await self.models.rerank(query, candidates)
+        if not all(math.isfinite(item.score) for item in ranked.items):
+            raise ValueError(f"the reranker of {ranked.model_version} gave a score that is not finite")
+        return ranked
+
+    async def _stage(self, served: Served, name: str, call: Callable[[], Awaitable[T]]) -> T | None:
+        """Run one stage in the time that is left; None, and a reason in `degraded`, if it fails."""
+        started = time.perf_counter()
+        left = served.seconds_left()
+        try:
+            if left <= 0:
+                raise TimeoutError
+            return await asyncio.wait_for(call(), left)
+        except TimeoutError:
+            served.lack(UNAVAILABLE[name], "deadline")
+        except Exception:  # whatever it is, the client still gets a list
+            logger.warning("stage %s failed", name, exc_info=True)
+            served.lack(UNAVAILABLE[name])
+        finally:
+            served.stages_ms[name] = (time.perf_counter() - started) * 1000
+        return None
+
+    def _same_model(self, served: Served, model_version: str) -> bool:
+        if model_version == self.model_version:
+            return True
+        served.lack("mixed_model")
+        return False
+
+    def _open(self, deadline_ms: int | None) -> Served:
+        return Served(min(deadline_ms or self._deadline_ms, self._deadline_ms), self.model_version)
+
+    def _close(self, served: Served) -> Served:
+        served.stages_ms["total"] = (time.perf_counter() - served.started_seconds) * 1000
+        for stage, ms in served.stages_ms.items():
+            self.metrics.stage_seconds.labels(stage).observe(ms / 1000)
+        for reason in served.degraded:
+            self.metrics.degraded.labels(reason).inc()
+        return served
+
+
+def in_given_order(candidates: Sequence[Candidate], k: int) -> list[RankedItem]:
+    """The first `k` candidates as a ranking."""
+    return [RankedItem(c.item_id, rank, c.score) for rank, c in enumerate(candidates[:k], start=1)]
+
+
+def with_session(stored: Sequence[Event], session: Sequence[Event], now_seconds: float) -> tuple[Event, ...]:
+    """A history that goes on with the running session, oldest first.
+
+    Undated session events happened now, in the order given; an event that is stored already counts once.
+    """
+    known = {event.event_id for event in stored if event.event_id}
+    fresh = [event for event in session if event.event_id is None or event.event_id not in known]
+    dated = [dataclasses.replace(e, at_seconds=now_seconds) if math.isnan(e.at_seconds) else e for e in fresh]
+    return tuple(sorted([*stored, *dated], key=lambda event: event.at_seconds))

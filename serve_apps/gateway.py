@@ -1,0 +1,119 @@
+"""What a gateway replica does, and `build_app`, which joins it to matcher and reranker on Ray Serve.
+
+The gateway loads the catalogue and the event store, never a model: with both model deployments dead it still answers.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.config import BackpressureConfig
+from ray.serve.handle import DeploymentHandle
+
+from avrec_ray.bundle import load_catalogue, load_metadata
+from avrec_ray.dataclass_io import from_dict, to_dict
+from avrec_ray.feedback.store import EventStore
+from serve_apps.answers import Models
+from serve_apps.api import create_api
+from serve_apps.auth import check_host, key_digests
+from serve_apps.config import ServeConfig
+from serve_apps.flow import RequestFlow
+
+
+class GatewayDeployment:
+    """The FastAPI application over two deployment handles."""
+
+    def __init__(
+        self, args: dict[str, Any], digests: Sequence[str], matcher: DeploymentHandle, reranker: DeploymentHandle
+    ) -> None:
+        cfg = from_dict(ServeConfig, args)
+        metadata = load_metadata(cfg.bundle)
+        flow = RequestFlow(
+            models=models_of(matcher, reranker),
+            store=EventStore(cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds),
+            catalogue=load_catalogue(cfg.bundle),
+            model_version=metadata.model_version,
+            index_version=metadata.towers_version,
+            history_length=cfg.feedback.history_length,
+            deadline_ms=cfg.deadline_ms,
+        )
+        self._api = create_api(flow, cfg.feedback, digests, cfg.max_body_bytes)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return self._api
+
+
+def models_of(matcher: DeploymentHandle, reranker: DeploymentHandle) -> Models:
+    """The two deployments as the gateway's calls."""
+
+    async def versions() -> tuple[str, str]:
+        found = await asyncio.gather(_awaited(matcher.version.remote()), _awaited(reranker.version.remote()))
+        return found[0], found[1]
+
+    return Models(
+        match=lambda query: _awaited(matcher.match.remote(query)),
+        score=lambda query, item_ids: _awaited(matcher.score.remote(query, item_ids)),
+        similar=lambda item_id, k: _awaited(matcher.similar.remote(item_id, k)),
+        rerank=lambda query, candidates: _awaited(reranker.rerank.remote(query, candidates)),
+        versions=versions,
+    )
+
+
+async def _awaited(response: Any) -> Any:
+    """A Serve response as a coroutine, which is what asyncio's timeouts take."""
+    return await response
+
+
+def build_app(args: Mapping[str, Any]) -> serve.Application:
+    """The application for ServeConfig values; serve_config.yaml names this function.
+
+    Raises:
+        ConfigError: a value is wrong, or the host is open to others without API keys.
+        BundleError: there is no bundle to serve.
+    """
+    cfg = from_dict(ServeConfig, args)
+    digests = key_digests()
+    check_host(cfg.host, digests)
+    load_metadata(cfg.bundle)  # fail here, with the reason, rather than in a replica that restarts for ever
+    # Imported late: they need torch, the gateway's replica does not.
+    from serve_apps.matcher import MatcherDeployment
+    from serve_apps.reranker import RerankerDeployment
+
+    matcher = _deployment(MatcherDeployment, "matcher", 32, **_autoscaling(cfg.max_matcher_replicas, 8))
+    reranker = _deployment(RerankerDeployment, "reranker", 16, **_autoscaling(cfg.max_reranker_replicas, 4))
+    overload = BackpressureConfig(status_code=429, retry_after_s=1)
+    gateway = _deployment(serve.ingress()(GatewayDeployment), "gateway", 64, backpressure_config=overload)
+    return gateway.bind(
+        to_dict(cfg),
+        digests,
+        matcher.bind(cfg.bundle, cfg.num_candidates),
+        reranker.bind(cfg.bundle, to_dict(cfg.policy)),
+    )
+
+
+def _deployment(replica: type, name: str, max_ongoing_requests: int, **options: Any) -> serve.Deployment:
+    return serve.deployment(
+        name=name,
+        max_ongoing_requests=max_ongoing_requests,
+        max_queued_requests=128,
+        max_surge_percent=100,  # a new replica is up before the old one goes
+        graceful_shutdown_timeout_s=10,
+        health_check_period_s=5,
+        health_check_timeout_s=10,
+        ray_actor_options={"num_cpus": 0.5},
+        **options,
+    )(replica)
+
+
+def _autoscaling(max_replicas: int, target_ongoing_requests: int) -> dict[str, Any]:
+    """Up within seconds, down after minutes: a short downscale delay flaps, because replicas start slowly."""
+    config = {
+        "min_replicas": 1,
+        "max_replicas": max_replicas,
+        "target_ongoing_requests": target_ongoing_requests,
+        "upscale_delay_s": 10,
+        "downscale_delay_s": 300,
+    }
+    return {"autoscaling_config": config}

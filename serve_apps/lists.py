@@ -1,0 +1,72 @@
+"""Rankings of the core as response bodies, titles and categories added from the catalogue."""
+
+import dataclasses
+import math
+import uuid
+from typing import Any
+
+from avrec_ray.bundle import Catalogue
+from avrec_ray.types import RankedItem
+from serve_apps.flow import Served
+from serve_apps.schemas import (
+    BecauseBody,
+    CatalogueItem,
+    Explanation,
+    ItemBody,
+    ListResponse,
+    RankResponse,
+    StagesMs,
+)
+
+VARIANT = "champion"
+"""The one variant that is served."""
+
+
+def list_response(catalogue: Catalogue, served: Served, explain: bool) -> ListResponse:
+    """The answer of /v1/recommend and of similar items."""
+    return ListResponse(**_members(catalogue, served, explain))
+
+
+def rank_response(catalogue: Catalogue, served: Served, explain: bool, unknown: list[str]) -> RankResponse:
+    """The answer of /v1/rank."""
+    return RankResponse(**_members(catalogue, served, explain), unknown_items=unknown)
+
+
+def item_body(catalogue: Catalogue, row: int, model_version: str) -> CatalogueItem:
+    """The answer of /v1/items/{id}."""
+    duration = float(catalogue.durations[row])
+    return CatalogueItem(
+        item_id=catalogue.item_ids[row],
+        title=catalogue.titles[row],
+        category=catalogue.categories[row],
+        tags=catalogue.tags[row],
+        creator_id=catalogue.creator_ids[row],
+        language=catalogue.languages[row],
+        duration_seconds=duration if math.isfinite(duration) else None,
+        popularity=float(catalogue.popularity[row]),
+        model_version=model_version,
+    )
+
+
+def _members(catalogue: Catalogue, served: Served, explain: bool) -> dict[str, Any]:
+    return {
+        "request_id": uuid.uuid4().hex,
+        "model_version": served.model_version,
+        "variant": VARIANT,
+        "degraded": served.degraded,
+        "items": [_item(catalogue, item, explain) for item in served.items],
+        "stages_ms": StagesMs(**{name: round(ms, 3) for name, ms in served.stages_ms.items()}),
+    }
+
+
+def _item(catalogue: Catalogue, item: RankedItem, explain: bool) -> ItemBody:
+    row = catalogue.index_of[item.item_id]
+    reasons = [BecauseBody(**dataclasses.asdict(because)) for because in item.because]
+    return ItemBody(
+        item_id=item.item_id,
+        rank=item.rank,
+        score=item.score,
+        title=catalogue.titles[row],
+        category=catalogue.categories[row],
+        explanation=Explanation(because=reasons, tags=list(item.tags)) if explain else None,
+    )

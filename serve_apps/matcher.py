@@ -1,0 +1,42 @@
+"""What a matcher replica does: user tower and index, queries batched."""
+
+from collections.abc import Sequence
+
+import torch
+from ray import serve
+
+from avrec_ray.retrieval.config import MatcherConfig
+from avrec_ray.retrieval.matcher import Matcher
+from avrec_ray.types import Query
+from serve_apps.answers import MatchAnswer
+
+
+class MatcherDeployment:
+    """One replica holds one bundle; every answer says which."""
+
+    def __init__(self, bundle: str, num_candidates: int) -> None:
+        torch.set_num_threads(1)
+        self._matcher = Matcher(bundle, MatcherConfig(num_candidates=num_candidates))
+        self.check_health()  # the first call of a model is slow; no client should wait for it
+
+    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.002)
+    async def match(self, queries: list[Query]) -> list[MatchAnswer]:
+        """Candidates of each query."""
+        return [MatchAnswer(self._matcher.model_version, found) for found in self._matcher.match(queries)]
+
+    async def score(self, query: Query, item_ids: Sequence[str]) -> MatchAnswer:
+        """The given items as candidates; unknown ones are left out."""
+        return MatchAnswer(self._matcher.model_version, self._matcher.score(query, item_ids))
+
+    async def similar(self, item_id: str, k: int) -> MatchAnswer:
+        """The k nearest items of an item."""
+        return MatchAnswer(self._matcher.model_version, self._matcher.similar(item_id, k))
+
+    async def version(self) -> str:
+        """model_version of the bundle."""
+        return self._matcher.model_version
+
+    def check_health(self) -> None:
+        """Serve calls this; a replica that cannot answer a query is replaced."""
+        if not self._matcher.match([Query(user_id=None, k=1)])[0]:
+            raise RuntimeError(f"the matcher of {self._matcher.model_version} finds no item at all")

@@ -1,0 +1,195 @@
+"""Request and response bodies. Requests are strict: no unknown field, no number in quotes, everything bounded."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+
+from avrec_ray.feedback.events import FIELDS, MAX_ID_CHARS, UNDATED, is_clean_text, read_event_name, read_time_seconds
+from avrec_ray.types import EVENTS, Event, Filters
+
+MAX_K = 100
+MAX_EVENTS = 500
+
+
+def _check_text(value: str) -> str:
+    if not is_clean_text(value):
+        raise ValueError("Unicode text without control characters")
+    return value
+
+
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_check_text)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FiltersBody(_Request):
+    """What a list may hold; an item without the value is left out."""
+
+    categories: list[Id] = Field(default=[], max_length=100)
+    languages: list[Id] = Field(default=[], max_length=100)
+    max_duration_seconds: Seconds | None = None
+    exclude_items: list[Id] = Field(default=[], max_length=1000)
+
+    def to_filters(self) -> Filters:
+        """As the core's noun."""
+        return Filters(
+            tuple(self.categories), tuple(self.languages), self.max_duration_seconds, tuple(self.exclude_items)
+        )
+
+
+class SessionEvent(_Request):
+    """An event of the running session: used for this request, not stored."""
+
+    item_id: Id
+    event: Annotated[str, AfterValidator(read_event_name), Field(json_schema_extra={"enum": list(EVENTS)})]
+    at: Annotated[float | str, AfterValidator(read_time_seconds)] | None = None
+    watch_seconds: Seconds | None = None
+    value: float | None = None
+    event_id: Id | None = None
+    user_id: Id | None = None
+    request_id: Id | None = None
+    position: int | None = None
+
+    def to_event(self, user_id: str) -> Event:
+        """As the core's noun; undated if the client gave no time."""
+        at_seconds = UNDATED if self.at is None else float(self.at)
+        return Event(user_id, self.item_id, self.event, at_seconds, self.watch_seconds, self.value, self.event_id)
+
+
+class RecommendRequest(_Request):
+    """Who asks, and for what. Without a user the session alone decides."""
+
+    user_id: Id | None = None
+    session: list[SessionEvent] = Field(default=[], max_length=MAX_EVENTS)
+    k: int = Field(default=10, ge=1, le=MAX_K)
+    filters: FiltersBody = FiltersBody()
+    diversity: float = Field(default=0.0, ge=0, le=1)
+    explain: bool = False
+    deadline_ms: int | None = Field(default=None, ge=1, le=60_000)
+
+
+class RankRequest(_Request):
+    """Items that the client chose itself, to be put in order."""
+
+    user_id: Id
+    items: list[Id] = Field(min_length=1, max_length=MAX_EVENTS)
+    explain: bool = False
+    deadline_ms: int | None = Field(default=None, ge=1, le=60_000)
+
+
+_EVENT_SCHEMA = {
+    "type": "object",
+    "title": "FeedbackEvent",
+    "required": ["event_id", "user_id", "item_id", "event"],
+    "additionalProperties": False,
+    "properties": {
+        **{name: {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS} for name in FIELDS if "_id" in name},
+        "event": {"enum": list(EVENTS)},
+        "at": {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]},
+        "watch_seconds": {"type": "number", "minimum": 0},
+        "value": {"type": "number"},
+        "position": {"type": "integer", "minimum": 0},
+    },
+}
+
+
+class FeedbackRequest(_Request):
+    """Events to keep. Each is checked on its own, so that a bad one does not hold up the others."""
+
+    events: list[Annotated[Any, WithJsonSchema(_EVENT_SCHEMA)]] = Field(max_length=MAX_EVENTS)
+
+
+class BecauseBody(BaseModel):
+    """A watched item that led to this one, and the moment of this one that it drew on."""
+
+    item_id: str
+    weight: float
+    modality: str
+    start_seconds: float
+    end_seconds: float
+
+
+class Explanation(BaseModel):
+    """Why an item is in the list."""
+
+    because: list[BecauseBody]
+    tags: list[str]
+
+
+class ItemBody(BaseModel):
+    """One row of a list."""
+
+    item_id: str
+    rank: int
+    score: float
+    title: str
+    category: str | None
+    explanation: Explanation | None = None
+
+
+class StagesMs(BaseModel):
+    """Milliseconds spent; null where a stage was not reached."""
+
+    profile: float | None = None
+    match: float | None = None
+    rerank: float | None = None
+    total: float = 0.0
+
+
+class ListResponse(BaseModel):
+    """A list, whose model made it, and what was missing when it was made."""
+
+    request_id: str
+    model_version: str
+    variant: str
+    degraded: list[str]
+    items: list[ItemBody]
+    stages_ms: StagesMs
+
+
+class RankResponse(ListResponse):
+    """The requested items in order."""
+
+    unknown_items: list[str]
+    """Requested ids that the catalogue does not hold."""
+
+
+class RejectionBody(BaseModel):
+    """An event that was not kept, by its place in the request."""
+
+    index: int
+    reason: str
+
+
+class FeedbackResponse(BaseModel):
+    """What became of the events; sent only when the accepted ones are durable."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[RejectionBody]
+
+
+class CatalogueItem(BaseModel):
+    """What the bundle knows of an item."""
+
+    item_id: str
+    title: str
+    category: str | None
+    tags: list[str]
+    creator_id: str | None
+    language: str | None
+    duration_seconds: float | None
+    popularity: float
+    model_version: str
+
+
+class Problem(BaseModel):
+    """application/problem+json (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str

@@ -1,0 +1,35 @@
+"""Fixtures for the whole suite: one local Ray cluster, and the folder of real data."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Ray reads these when it is first imported, which collecting the tests does. The token is of this session alone, and
+# nothing is written to the home folder.
+os.environ.pop("RAY_ADDRESS", None)
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local cluster for the session; starting one takes ten seconds. Mark the tests that use it `ray`."""
+    from avrec_ray.pipelines.session import ClusterConfig, session
+
+    with session(ClusterConfig(num_cpus=4, object_store_bytes=500_000_000)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real data, from AVREC_SHARED_DATA. Without it a test is skipped, in CI it fails."""
+    folder = os.environ.get("AVREC_SHARED_DATA", "")
+    if folder and Path(folder).is_dir():
+        return Path(folder)
+    message = f"AVREC_SHARED_DATA={folder!r} is no folder; give the folder of real data"
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(message)
+    pytest.skip(message)

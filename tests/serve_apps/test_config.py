@@ -1,0 +1,50 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from avrec_ray.dataclass_io import from_dict, to_dict
+from avrec_ray.errors import ConfigError
+from serve_apps.config import ServeConfig
+
+PATHS = {"bundle": "/data/bundle/v1", "storage_path": "/data"}
+YAML_FILE = Path(__file__).parents[2] / "serve_apps" / "serve_config.yaml"
+
+
+def test_serve_config_survives_plain_dicts() -> None:
+    cfg = from_dict(ServeConfig, {**PATHS, "feedback": {"history_length": 7}, "deadline_ms": "250"})
+    assert (cfg.feedback.history_length, cfg.deadline_ms, cfg.host) == (7, 250, "127.0.0.1")
+    assert from_dict(ServeConfig, to_dict(cfg)) == cfg
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"bundle": "bundle/v1"}, r"serve.bundle='bundle/v1' is not absolute; replicas run in another directory"),
+        ({"bundle": ""}, r"serve.bundle='' is not absolute"),
+        ({"storage_path": "runs"}, r"serve.storage_path='runs' is not absolute"),
+        ({"port": 0}, r"serve.port=0 is outside \[1, 65535\]"),
+        ({"deadline_ms": 0}, r"serve.deadline_ms=0 is outside"),
+        ({"max_matcher_replicas": 0}, r"serve.max_matcher_replicas=0 is outside"),
+        ({"max_body_bytes": 10}, r"serve.max_body_bytes=10 is outside"),
+        ({"replicas": 3}, r"unknown key 'replicas'"),
+        ({"feedback": {"history": 3}}, r"feedback: unknown key 'history'"),
+        ({"port": "http"}, r"port='http': got str, expected int"),
+    ],
+)
+def test_serve_config_wrong_value_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_dict(ServeConfig, {**PATHS, **values})
+
+
+def test_serve_yaml_is_a_valid_serve_schema_with_valid_args() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    values = yaml.safe_load(YAML_FILE.read_text())
+    schema = ServeDeploySchema(**values)
+    (application,) = schema.applications
+    cfg = from_dict(ServeConfig, application.args)
+    assert application.import_path == "serve_apps.gateway:build_app"
+    assert (cfg.host, cfg.port) == (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8080)
+    assert schema.proxy_location == "HeadOnly"

@@ -1,0 +1,106 @@
+"""A small but real bundle: random weights, embeddings that the towers computed, every file that serving reads."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from avrec_ray.bundle import BundleMetadata, Catalogue, catalogue_table, save_bundle
+from avrec_ray.ranking.config import RerankerConfig
+from avrec_ray.ranking.interaction import AttentionReranker
+from avrec_ray.retrieval.config import IndexConfig
+from avrec_ray.retrieval.index import build_index
+from avrec_ray.towers.config import TowersConfig
+from avrec_ray.towers.item_tower import ItemTokens
+from avrec_ray.towers.two_tower import TwoTower
+from avrec_ray.towers.vector_tables import write_embeddings, write_moments
+from avrec_ray.training.checkpoint import save_weights
+from tests.tiny_models import random_tokens, tiny_towers
+
+TOWERS_VERSION = "v-towers"
+CATEGORIES = ("music", "sport", "cooking", None)
+LANGUAGES = ("en", "de", None)
+TAGS = ("calm", "loud", "outdoor", "night")
+
+
+def build_tiny_bundle(
+    folder: Path,
+    num_items: int = 40,
+    seed: int = 0,
+    towers: TowersConfig | None = None,
+    reranker: RerankerConfig | None = None,
+    catalogue: Catalogue | None = None,
+    head_std: float = 0.0,
+) -> Path:
+    """Write a complete bundle at `folder`, whose name is its model_version; returns `folder`.
+
+    Models are as built, that is untrained; `head_std` > 0 draws the reranker's heads, which start at zero, so that it
+    has an opinion of its own. Every fifth item lacks video and every seventh has text alone.
+    """
+    torch.manual_seed(seed)
+    cfg, ranking = towers or tiny_towers(), reranker or RerankerConfig(num_interests=5, hidden_dim=8)
+    items = catalogue or tiny_catalogue(num_items, seed)
+    metadata = BundleMetadata(
+        model_version=folder.name,
+        towers_version=TOWERS_VERSION,
+        towers=cfg,
+        reranker=ranking,
+        index=IndexConfig(),
+        seed=seed,
+        data_version="d-tiny",
+    )
+
+    def write_files(staging: Path) -> None:
+        two_tower, scorer = TwoTower(cfg, len(items)).eval(), AttentionReranker(ranking, cfg.embedding_dim)
+        if head_std:
+            torch.nn.init.normal_(scorer.heads.weight, std=head_std)
+        save_weights(staging / "towers.safetensors", two_tower)
+        save_weights(staging / "reranker.safetensors", scorer)
+        pq.write_table(catalogue_table(items), staging / "items.parquet")
+        _write_vectors(staging, two_tower, items, tiny_tokens(cfg, len(items), seed))
+
+    return save_bundle(folder, metadata, write_files)
+
+
+def tiny_catalogue(num_items: int, seed: int = 0) -> Catalogue:
+    """Items i00, i01, ... of three categories, two languages and some unknowns; every tenth is cold."""
+    rng = np.random.default_rng(seed)
+    counts = rng.permutation(np.arange(1, num_items + 1)) * (np.arange(num_items) % 10 != 9)
+    durations = (10.0 + np.arange(num_items)).astype(np.float32)
+    durations[3::11] = np.nan
+    return Catalogue(
+        item_ids=[f"i{row:02d}" for row in range(num_items)],
+        titles=[f"Title {row}" for row in range(num_items)],
+        categories=[CATEGORIES[row % 4] for row in range(num_items)],
+        tags=[[TAGS[row % 4], TAGS[(row + 1) % 4]] if row % 6 else [] for row in range(num_items)],
+        creator_ids=[f"c{row % 7}" if row % 13 else None for row in range(num_items)],
+        languages=[LANGUAGES[row % 3] for row in range(num_items)],
+        durations=durations,
+        popularity=(counts / max(counts.sum(), 1)).astype(np.float32),
+        warm=counts > 0,
+    )
+
+
+def tiny_tokens(cfg: TowersConfig, num_items: int, seed: int = 0) -> ItemTokens:
+    """Random tokens; every fifth item lacks video, every seventh video and audio, every third its second clip."""
+    items = random_tokens(cfg, num_items, seed)
+    for name in ("video", "audio"):
+        half = items.masks[name].shape[1] // cfg.max_clips
+        if cfg.max_clips > 1:
+            items.masks[name][::3, half:] = False
+        items.masks[name][::7] = False
+    items.masks["video"][::5] = False
+    return items
+
+
+@torch.inference_mode()
+def _write_vectors(staging: Path, two_tower: TwoTower, items: Catalogue, tokens: ItemTokens) -> None:
+    embeddings = two_tower.embed_items(tokens, torch.arange(len(items)), torch.from_numpy(items.warm)).numpy()
+    moments, present = two_tower.item.moments(tokens)
+    starts = 4.0 * np.arange(two_tower.cfg.max_clips, dtype=np.float32)
+    spans = np.tile(np.stack([starts, starts + 4.0], 1), (len(items), 1, 1))
+    write_embeddings(staging / "embeddings.parquet", items.item_ids, embeddings, TOWERS_VERSION)
+    write_moments(staging / "moments.parquet", items.item_ids, moments.numpy(), present.numpy(), spans, TOWERS_VERSION)
+    (staging / "index").mkdir()
+    build_index(embeddings, IndexConfig()).save(staging / "index", TOWERS_VERSION)

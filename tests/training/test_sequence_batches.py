@@ -1,0 +1,163 @@
+"""Fine-tuning batches: the same whole step on every worker, the right targets, the right candidates."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from avrec_ray.towers.losses import mixed_log_q
+from avrec_ray.training.config import FinetuneConfig
+from avrec_ray.training.histories import EVENT_CODES, EventColumns
+from avrec_ray.training.sequence_batches import SequenceBatch, SequenceBatches, target_weights
+from tests.tiny_models import random_columns
+
+NUM_ITEMS, LENGTH = 30, 5
+COLUMNS = random_columns(num_users=21, num_items=NUM_ITEMS, seed=3)
+
+
+def batches_of(
+    columns: EventColumns = COLUMNS, seed: int = 7, rank: int = 0, num_workers: int = 1, **settings: Any
+) -> SequenceBatches:
+    cfg = FinetuneConfig(**{"batch_size": 8, "negatives": "mixed", "num_uniform": 6, **settings})
+    return SequenceBatches(columns, NUM_ITEMS, cfg, LENGTH, seed, rank, num_workers)
+
+
+def columns_of(*users: list[tuple[int, str]]) -> EventColumns:
+    """Users as lists of (item, event), a second apart."""
+    flat = [pair for user in users for pair in user]
+    return EventColumns(
+        item_idx=np.array([item for item, _ in flat], np.int64),
+        event=np.array([EVENT_CODES[event] for _, event in flat], np.int64),
+        watch_ratio=np.full(len(flat), np.nan, np.float32),
+        at_seconds=np.arange(len(flat), dtype=np.float64),
+        user_ids=[str(number) for number in range(len(users))],
+        starts=np.cumsum([0, *map(len, users)]),
+    )
+
+
+def same(first: SequenceBatch, second: SequenceBatch) -> bool:
+    return (
+        torch.equal(first.history.item_idx, second.history.item_idx)
+        and torch.equal(first.target_idx, second.target_idx)
+        and torch.equal(first.candidate_idx, second.candidate_idx)
+    )
+
+
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_batches_of_the_workers_are_slices_of_the_whole_step(num_workers: int) -> None:
+    whole = list(batches_of(batch_size=8)(epoch=1))
+    shards = [
+        list(batches_of(batch_size=8 // num_workers, rank=r, num_workers=num_workers)(1)) for r in range(num_workers)
+    ]
+    assert len(whole) == 2
+    for step, batch in enumerate(whole):
+        for rank in range(num_workers):
+            part = shards[rank][step]
+            assert torch.equal(part.history.item_idx, batch.history.item_idx[rank::num_workers])
+            assert torch.equal(part.history.mask, batch.history.mask[rank::num_workers])
+            assert torch.equal(part.target_idx, batch.target_idx[rank::num_workers])
+            assert torch.equal(part.weight, batch.weight[rank::num_workers])
+            assert torch.equal(part.candidate_idx, batch.candidate_idx)
+            assert part.log_q is not None
+            assert batch.log_q is not None
+            assert torch.equal(part.log_q, batch.log_q)
+            assert part.total_weight == batch.total_weight
+        assert batch.total_weight == pytest.approx(float(batch.weight.sum()))
+
+
+def test_batches_are_drawn_from_seed_and_epoch_alone() -> None:
+    batches = batches_of()
+    first, again = list(batches(3)), list(batches(3))  # no state is kept between epochs
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    assert all(same(a, b) for a, b in zip(first, batches_of()(3), strict=True))
+    assert not same(first[0], next(iter(batches(4))))
+    assert not same(first[0], next(iter(batches_of(seed=8)(3))))
+
+
+def test_targets_are_the_events_that_follow() -> None:
+    for batch in batches_of()(0):
+        history, mask = batch.history.item_idx, batch.history.mask
+        follows = mask[:, :-1]
+        assert torch.equal(batch.target_idx[:, :-1][follows], history[:, 1:][follows])
+        assert (batch.weight[~mask] == 0).all()
+        assert (batch.target_idx[~mask] == 0).all()
+
+
+def test_windows_hold_at_most_length_events_and_stay_inside_one_user() -> None:
+    columns = columns_of([(item, "view") for item in range(20)], [(item, "view") for item in range(20, 23)])
+    seen: set[int] = set()
+    for epoch in range(200):
+        (batch,) = batches_of(columns)(epoch)
+        for row in range(2):
+            items = [*batch.history.item_idx[row][batch.history.mask[row]].tolist(), int(batch.target_idx[row, -1])]
+            assert items == list(range(items[0], items[0] + len(items)))
+            assert len(items) == (LENGTH + 1 if items[0] < 20 else 3)
+            if items[0] < 20:
+                assert items[-1] < 20
+                seen.add(items[0])
+    assert seen == set(range(20 - LENGTH))  # every start comes up, the first and the last too
+
+
+def test_each_epoch_meets_a_user_at_most_once_and_all_come_up_over_epochs() -> None:
+    columns = columns_of(*[[(user, "view"), (user + 1, "view")] for user in range(20)])
+    met: set[int] = set()
+    for epoch in range(12):
+        firsts = [item for batch in batches_of(columns)(epoch) for item in batch.history.item_idx[:, -1].tolist()]
+        assert len(firsts) == len(set(firsts)) == 16
+        met |= set(firsts)
+    assert met == set(range(20))
+
+
+def test_batches_with_fewer_users_than_asked_take_what_there_is() -> None:
+    columns = columns_of(*[[(user, "view"), (user + 1, "view")] for user in range(5)])
+    assert [len(batch.weight) for batch in batches_of(columns)(0)] == [5]
+    assert [len(batch.weight) for batch in batches_of(columns, num_workers=2)(0)] == [2]
+
+
+def test_users_with_one_event_teach_nothing_and_are_left_out() -> None:
+    batches = batches_of(columns_of([(1, "view")], [(2, "view"), (3, "view")]))
+    assert batches.users.tolist() == [1]
+    assert batches_of(columns_of([(1, "view")])).steps_per_epoch == 0
+    assert list(batches_of(columns_of([(1, "view")]))(0)) == []
+
+
+def test_full_negatives_are_the_catalogue_without_correction() -> None:
+    for settings in ({"negatives": "full"}, {"negatives": "auto", "full_max_items": NUM_ITEMS}):
+        batch = next(iter(batches_of(**settings)(0)))
+        assert torch.equal(batch.candidate_idx, torch.arange(NUM_ITEMS))
+        assert batch.log_q is None
+    assert next(iter(batches_of(negatives="auto", full_max_items=NUM_ITEMS - 1)(0))).log_q is not None
+
+
+def test_mixed_candidates_are_distinct_and_hold_every_target() -> None:
+    for batch in batches_of()(0):
+        targets = batch.target_idx[batch.weight > 0]
+        assert torch.isin(targets, batch.candidate_idx).all()
+        assert len(torch.unique(batch.candidate_idx)) == len(batch.candidate_idx)
+        assert len(batch.candidate_idx) <= len(torch.unique(targets)) + 6
+
+
+def test_mixed_log_q_is_that_of_the_whole_step() -> None:
+    batches = batches_of()
+    assert batches.frequency.sum() == pytest.approx(1.0)
+    for batch in batches(0):
+        frequency = torch.from_numpy(batches.frequency[batch.candidate_idx.numpy()]).float()
+        expected = mixed_log_q(frequency, int((batch.weight > 0).sum()), 6, NUM_ITEMS)
+        assert batch.log_q is not None
+        torch.testing.assert_close(batch.log_q, expected)
+
+
+def test_target_weights_follow_the_event_and_drop_repeats_and_rejections() -> None:
+    columns = columns_of(
+        [(1, "view"), (2, "like"), (1, "share"), (3, "skip"), (3, "view"), (4, "dislike")], [(1, "view"), (2, "report")]
+    )
+    weights = target_weights(columns, {"view": 1.0, "like": 3.0, "share": 5.0})
+    assert weights.tolist() == [1.0, 3.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+
+
+def test_a_repeat_before_the_window_has_no_weight_either() -> None:
+    items = [9, *range(10, 10 + LENGTH), 9]  # the first event is outside every window that reaches the last
+    (batch,) = batches_of(columns_of([(item, "view") for item in items]))(1)
+    again = batch.target_idx == 9
+    assert (batch.weight[again] == 0).all()
