@@ -1,4 +1,4 @@
-"""Decode every item's media into clips, or set it aside with a reason. Run: python -m jobs.decode_media media.num_frames=8"""
+"""Decode every item's media into clips, or set it aside. Run: python -m jobs.decode_media data.items=/abs/i.parquet"""
 
 import hydra
 from omegaconf import DictConfig

@@ -1,4 +1,4 @@
-"""Pretrain the item tower by contrast between the modalities of an item. Run: python -m jobs.pretrain training.pretrain.epochs=20"""
+"""Pretrain the item tower by contrast. Run: python -m jobs.pretrain training.pretrain.epochs=20"""
 
 import hydra
 from omegaconf import DictConfig

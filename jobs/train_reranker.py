@@ -1,4 +1,4 @@
-"""Train the attention reranker on the matcher's candidates. Run: python -m jobs.train_reranker reranker.optim.epochs=10"""
+"""Train the reranker on the matcher's candidates. Run: python -m jobs.train_reranker"""
 
 import hydra
 from omegaconf import DictConfig

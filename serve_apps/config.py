@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import check_range
 from avrec_ray.errors import ConfigError
 from avrec_ray.feedback.config import FeedbackConfig
@@ -42,3 +43,19 @@ class ServeConfig:
         for name in ("max_matcher_replicas", "max_reranker_replicas", "num_candidates", "deadline_ms"):
             check_range(f"serve.{name}", getattr(self, name), 1)
         check_range("serve.max_body_bytes", self.max_body_bytes, 1024)
+
+
+def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
+    """The service's settings from a job's, for a bundle that is resolved to a folder."""
+    return ServeConfig(
+        bundle=str(bundle),
+        storage_path=job.storage_path,
+        feedback=job.feedback,
+        policy=job.policy,
+        host=job.serve.host,
+        port=job.serve.port,
+        max_matcher_replicas=job.serve.max_matcher_replicas,
+        max_reranker_replicas=job.serve.max_reranker_replicas,
+        num_candidates=job.matcher.num_candidates,
+        deadline_ms=job.serve.deadline_ms,
+    )

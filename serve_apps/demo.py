@@ -83,7 +83,12 @@ def finish(url: str, user_id: str, job: JobConfig, tracking_uri: str, say: Calla
         say(f"\nPOST /v1/recommend for {user_id}:")
         say(json.dumps(answer, indent=1))
         return
-    say("\nserving until Ctrl-C")
+    wait(url, say)
+
+
+def wait(url: str, say: Callable[[str], None] = print) -> None:
+    """Leave the service running until Ctrl-C."""
+    say(f"\nserving at {url} until Ctrl-C")
     try:
         while True:
             time.sleep(3600)

@@ -69,7 +69,7 @@ def test_every_yaml_matches_the_golden() -> None:
 
 
 def test_every_job_has_a_yaml_and_every_yaml_a_job() -> None:
-    assert JOBS == sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem != "__init__")
+    assert sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem != "__init__") == JOBS
 
 
 def test_towers_take_their_input_shapes_from_media() -> None:

@@ -22,6 +22,9 @@ def python_files(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
+ALL_FILES = python_files("avrec_ray", "jobs", "serve_apps")
+
+
 def imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -64,7 +67,9 @@ def test_jobs_are_short_and_define_only_main(path: Path) -> None:
     assert defined in ([], ["main"])
 
 
-@pytest.mark.parametrize("path", python_files("avrec_ray", "jobs", "serve_apps"), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", python_files("avrec_ray", "jobs", "serve_apps"), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 320
 
@@ -74,7 +79,9 @@ def test_files_have_a_readable_median() -> None:
     assert lengths[len(lengths) // 2] <= 150
 
 
-@pytest.mark.parametrize("path", python_files("avrec_ray", "jobs", "serve_apps"), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", python_files("avrec_ray", "jobs", "serve_apps"), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_no_file_loads_pickle(path: Path) -> None:
     text = path.read_text()
     for call in ("pickle.load", "torch.load(", "joblib.load", "allow_pickle=True", "yaml.load(", "shell=True"):

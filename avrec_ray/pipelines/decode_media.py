@@ -1,5 +1,6 @@
 """Manifest to clips and quarantine with Ray Data: every item ends up in exactly one of the two."""
 
+import dataclasses
 import math
 import shutil
 import threading
@@ -8,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +21,11 @@ from avrec_ray.media.child import DEFAULT_DECODER
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.media.decode_clips import DecodeClips
 from avrec_ray.pipelines.clips_sink import ClipsSink, read_tallies
+from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, digest_file, read_record
 from avrec_ray.types import QUARANTINE, check_items
+
+if TYPE_CHECKING:
+    from avrec_ray.config import JobConfig
 
 _BATCH_ITEMS = 4
 _BLOCK_BYTES = 32 * 2**20
@@ -27,7 +33,30 @@ _BLOCK_BYTES = 32 * 2**20
 _PROGRESS_SECONDS = 5.0
 
 
-def run(
+def run(loop: Loop, job: "JobConfig") -> StageRecord:
+    """Stage `decode_media`: the items table and its media to clips/ and quarantine/. Ray must be connected."""
+    storage = loop.storage
+    cfg = dataclasses.replace(job.media, media_roots=job.media.media_roots or job.data.media_roots)
+    prepared = read_record(storage, "prepare")
+    items = Path(job.data.items) if job.data.items and prepared is None else storage.items
+
+    def work(stage: StageRun) -> dict[str, float]:
+        with stage.publish("clips", "quarantine") as (clips, quarantine):
+            counts = decode_manifest(
+                str(items), str(clips), str(quarantine), cfg, job.cluster.num_decode_actors, stage.log
+            )
+        return {name: value for name, value in counts.items() if isinstance(value, (int, float))}
+
+    return loop.stage(
+        "decode_media",
+        work,
+        settings=to_dict(cfg),
+        inputs={"prepare": prepared.fingerprint} if prepared else {"items": digest_file(items)},
+        outputs=[storage.folder("clips"), storage.folder("quarantine")],
+    )
+
+
+def decode_manifest(
     items_path: str,
     out_clips: str,
     out_quarantine: str,

@@ -144,9 +144,7 @@ def oracle_rankings(
     return {"oracle": top_k(scores, seen, k)}
 
 
-def _items_of(
-    columns: EventColumns, users: list[str], keep: npt.NDArray[np.bool_]
-) -> list[npt.NDArray[np.int64]]:
+def _items_of(columns: EventColumns, users: list[str], keep: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
     """Catalogue rows that each user met, where `keep` is true, in order of time."""
     row_of: Callable[[str], int | None] = {user: row for row, user in enumerate(columns.user_ids)}.get
     rows = [row_of(user) for user in users]

@@ -38,9 +38,8 @@ def epoch_progress(run: Run, num_epochs: int, log: Callable[[str], None], every_
             if now - printed >= every_seconds or epoch + 1 == num_epochs:
                 printed, rate = now, (epoch + 1) / max(now - began, 1e-9)
                 left = (num_epochs - epoch - 1) / rate
-                log(
-                    f"epoch {epoch + 1}/{num_epochs}  loss {metrics['loss']:.4f}  {rate:.1f} epochs/s  {left:.0f} s left"
-                )
+                done = f"epoch {epoch + 1}/{num_epochs}  loss {metrics['loss']:.4f}"
+                log(f"{done}  {rate:.1f} epochs/s  {left:.0f} s left")
 
     thread = threading.Thread(target=drain, name="epoch-progress", daemon=True)
     thread.start()

@@ -49,7 +49,9 @@ class RecommendUsers:
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         users = [str(user) for user in batch["user_id"]]
         histories = histories_of(self.table, users)
-        queries = [Query(user_id=user, history=histories.get(user, ()), k=self.k, filters=self.filters) for user in users]
+        queries = [
+            Query(user_id=user, history=histories.get(user, ()), k=self.k, filters=self.filters) for user in users
+        ]
         lists = recommend(self.matcher, self.reranker, queries)
         rows = [(u, r.item_id, r.rank, r.score) for u, ranking in zip(users, lists, strict=True) for r in ranking]
         return {

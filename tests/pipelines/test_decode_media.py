@@ -11,7 +11,7 @@ from avrec_ray.errors import StageError, TableError
 from avrec_ray.media.clips import read_clips
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.media.manifest import items_from_folder
-from avrec_ray.pipelines import decode_media
+from avrec_ray.pipelines.decode_media import decode_manifest
 from avrec_ray.types import QUARANTINE, check_items, check_table
 from tests.media.render import barcode, read_barcode, tone, write_media
 
@@ -59,7 +59,7 @@ def test_run_every_item_is_in_exactly_one_table(uris: dict[str, str | None], tmp
     lines: list[str] = []
     root = os.path.dirname(str(uris["film"]))
     cfg = MediaConfig(num_frames=4, clip_seconds=1.0, timeout_seconds=5.0, media_roots=[root])
-    counts = decode_media.run(
+    counts = decode_manifest(
         write_items(tmp_path / "items.parquet", uris),
         str(tmp_path / "clips"),
         str(tmp_path / "quarantine"),
@@ -98,7 +98,7 @@ def check_second_run_without_usable_item_keeps_the_tables(uris: dict[str, str | 
     bad = {name: uris[name] for name in ("url", "absent", "text")}
     before = {path: path.read_bytes() for path in tmp_path.glob("*/*.parquet")}
     with pytest.raises(StageError, match=r"none of the 3 items is usable: .*missing 1"):
-        decode_media.run(
+        decode_manifest(
             write_items(tmp_path / "bad.parquet", bad),
             str(tmp_path / "clips"),
             str(tmp_path / "quarantine"),
@@ -122,16 +122,16 @@ def test_run_malformed_items_table_names_the_column(
 ) -> None:
     pq.write_table(pa.table(columns), tmp_path / "items.parquet")
     with pytest.raises(TableError, match=message):
-        decode_media.run(str(tmp_path / "items.parquet"), str(tmp_path / "c"), str(tmp_path / "q"), CFG, 1, print)
+        decode_manifest(str(tmp_path / "items.parquet"), str(tmp_path / "c"), str(tmp_path / "q"), CFG, 1, print)
 
 
 def test_run_file_that_is_no_table_or_empty_says_so(tmp_path: Path) -> None:
     (tmp_path / "items.parquet").write_text("not a table")
     with pytest.raises(TableError, match="cannot be read as Parquet"):
-        decode_media.run(str(tmp_path / "items.parquet"), str(tmp_path / "c"), str(tmp_path / "q"), CFG, 1, print)
+        decode_manifest(str(tmp_path / "items.parquet"), str(tmp_path / "c"), str(tmp_path / "q"), CFG, 1, print)
     write_items(tmp_path / "none.parquet", {})
     with pytest.raises((StageError, TableError)):
-        decode_media.run(str(tmp_path / "none.parquet"), str(tmp_path / "c"), str(tmp_path / "q"), CFG, 1, print)
+        decode_manifest(str(tmp_path / "none.parquet"), str(tmp_path / "c"), str(tmp_path / "q"), CFG, 1, print)
 
 
 def staged(tmp_path: Path, clips: list[tuple[str, int]], aside: list[str]) -> Path:
@@ -179,7 +179,7 @@ def test_publish_that_fails_half_way_puts_back_the_old_tables(tmp_path: Path) ->
 def test_run_real_broken_files_are_each_accounted_for(shared_data: Path, tmp_path: Path) -> None:
     items = items_from_folder(shared_data / "media" / "broken")
     pq.write_table(items, tmp_path / "items.parquet")
-    counts = decode_media.run(
+    counts = decode_manifest(
         str(tmp_path / "items.parquet"), str(tmp_path / "clips"), str(tmp_path / "quarantine"), MediaConfig(), 2, print
     )
     assert counts["items"] == 34

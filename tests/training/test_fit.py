@@ -1,6 +1,8 @@
 """The loop: resumed equals uninterrupted, and a loss that breaks is not trained on."""
 
+import dataclasses
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,7 @@ def test_fit_resumed_after_a_kill_equals_an_uninterrupted_run_bit_for_bit(parts:
 
 def test_fit_reports_mean_losses_once_an_epoch_and_when_a_checkpoint_is_due() -> None:
     step, batches, cfg = finetune_parts()
-    cfg.epochs = 5
+    cfg = dataclasses.replace(cfg, epochs=5)
     reports: list[tuple[int, bool]] = []
     fit(
         step, batches, batches.steps_per_epoch, cfg,
@@ -106,9 +108,8 @@ def test_fit_with_a_loss_that_is_not_finite_stops_before_it_trains_on_it() -> No
 
 
 def test_fit_clips_the_gradient() -> None:
-    step, cfg = Line(), OptimConfig(epochs=1, clip_norm=0.5, warmup_share=0.0)
+    step, cfg = Line(), OptimConfig(epochs=1, clip_norm=0.5, warmup_share=0.0, learning_rate=1.0)
     optimizer = torch.optim.SGD(step.parameters(), lr=1.0)
-    cfg.learning_rate = 1.0
     fit(step, lambda epoch: [torch.tensor(100.0)], 1, cfg, lambda e, m, due: None, optimizer=optimizer)
     assert step.weight.item() == pytest.approx(0.5)
 
@@ -124,7 +125,7 @@ def test_learning_rate_climbs_then_falls_to_zero() -> None:
     assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
     assert rates[10] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(1.0)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(before > after for before, after in pairwise(rates[10:]))
     assert 0 < rates[-1] < 0.002
     assert learning_rate(cfg, 0, 1) == 2.0
 

@@ -14,7 +14,6 @@ from avrec_ray.training.config import FinetuneConfig, OptimConfig
 from avrec_ray.training.fit import build_optimizer, fit
 from avrec_ray.training.sequence_batches import SequenceBatch, SequenceBatches
 from avrec_ray.training.steps import FinetuneStep, PretrainStep
-from avrec_ray.types import MODALITIES
 from tests.tiny_models import random_columns, random_inputs, random_tokens, tiny_towers
 
 CFG = tiny_towers()
@@ -81,19 +80,13 @@ def test_pretrain_loss_is_the_mean_contrast_over_rows_that_have_both() -> None:
     assert losses["loss"].item() == pytest.approx(total, rel=1e-4)
 
 
-@pytest.mark.parametrize("absent", MODALITIES)
-def test_pretrain_loss_does_not_read_absent_inputs(absent: str) -> None:
+@pytest.mark.parametrize(("flag", "field"), [("has_video", "frames"), ("has_audio", "log_mel")])
+def test_pretrain_loss_does_not_read_absent_inputs(flag: str, field: str) -> None:
     step, inputs, other = pretrain_step(), random_inputs(CFG, 5), random_inputs(CFG, 5, seed=8)
-    if absent == "text":  # absence of a text is having no words
-        inputs.word_ids[2] = 0
-        words = inputs.word_ids.clone()
-        changed = dataclasses.replace(inputs, word_ids=words)
-    else:
-        getattr(inputs, f"has_{absent}")[2] = False
-        field = "frames" if absent == "video" else "log_mel"
-        values = getattr(inputs, field).clone()
-        values[2] = getattr(other, field)[2]
-        changed = dataclasses.replace(inputs, **{field: values})
+    getattr(inputs, flag)[2] = False
+    values = getattr(inputs, field).clone()
+    values[2] = getattr(other, field)[2]
+    changed = dataclasses.replace(inputs, **{field: values})
     loss = step(inputs)["loss"]
     assert torch.equal(step(changed)["loss"], loss)
     loss.backward()
@@ -175,9 +168,9 @@ def test_finetune_overfits_a_small_batch(negatives: str) -> None:
 
 
 GOLDEN = {
-    "pretrain": [0.0],
-    "full": [0.0],
-    "mixed": [0.0],
+    "pretrain": [9.84780, 5.97076, 3.53575, 2.40200],
+    "full": [5.90669, 4.11182, 2.92641, 2.36137],
+    "mixed": [5.49886, 3.45534, 2.20031, 1.62385],
 }
 """Loss of the first steps, written when the maths was reviewed: a refactor must give them again."""
 
