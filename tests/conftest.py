@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A slow machine is no failure: pytest-timeout ends what hangs.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 # Ray reads these when it is first imported, which collecting the tests does. The token is of this session alone, and
 # nothing is written to the home folder.

@@ -11,6 +11,7 @@ from avrec_ray.errors import StageError, TableError
 from avrec_ray.media.clips import read_clips
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.media.manifest import items_from_folder
+from avrec_ray.pipelines import decode_media
 from avrec_ray.pipelines.decode_media import decode_manifest
 from avrec_ray.types import QUARANTINE, check_items, check_table
 from tests.media.render import barcode, read_barcode, tone, write_media
