@@ -33,9 +33,9 @@ class SyntheticConfig:
     """Scale of what users like against what is popular; 0 makes everyone follow popularity."""
     popularity_strength: float = 1.0
     """Scale of the planted popularity; 0 makes all items equally popular."""
-    drift_fraction: float = 0.2
+    drift_fraction: float = 0.15
     """Chance that a user's taste in one factor is another at the end of the time than at its start."""
-    session_strength: float = 2.0
+    session_strength: float = 3.0
     """How much a session keeps to one factor value, in units of log odds; 0 for no session interest."""
     min_seconds: float = 4.0
     """Shortest media, seconds."""

@@ -22,14 +22,18 @@ class RerankerConfig:
     """Most recent items of the history that take part."""
     hidden_dim: int = 32
     num_candidates: int = 100
-    """Candidates of a query that are reranked, and on which the model is trained."""
+    """Candidates of a query that the matcher passes on, and among which the model is trained."""
     target_weights: dict[str, float] = field(default_factory=default_target_weights)
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(epochs=20, batch_size=32, learning_rate=2e-3))
-    queries_per_user: int = 4
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(epochs=8, batch_size=32, learning_rate=2e-3))
+    candidates_per_step: int = 32
+    """Candidates of a list that one training step looks at: all that the user met, the others drawn anew."""
+    queries_per_user: int = 2
     """At most this many of a user's held-out choices become training lists."""
 
     def __post_init__(self) -> None:
         check_range("reranker.num_interests", self.num_interests, 1)
         check_range("reranker.num_candidates", self.num_candidates, 2)
+        check_range("reranker.candidates_per_step", self.candidates_per_step, 2)
+        check_range("reranker.queries_per_user", self.queries_per_user, 1)
         for name in self.target_weights:
             check_choice("reranker.target_weights", name, TARGETS)

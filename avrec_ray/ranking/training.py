@@ -107,21 +107,34 @@ class RerankBatches:
         return -(-len(self.useful) // self.cfg.optim.batch_size)
 
     def __call__(self, epoch: int) -> Iterator[RerankBatch]:
-        order = np.random.default_rng([self.seed, epoch, 2]).permutation(self.useful)
+        rng = np.random.default_rng([self.seed, epoch, 2])
+        order = rng.permutation(self.useful)
         size = self.cfg.optim.batch_size
         for step in range(self.steps_per_epoch):
-            yield self.batch(order[step * size : (step + 1) * size])
+            rows = order[step * size : (step + 1) * size]
+            yield self.batch(rows, self._columns(rows, rng))
 
-    def batch(self, rows: npt.NDArray[np.int64]) -> RerankBatch:
-        """The lists at `rows`."""
+    def _columns(self, rows: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Columns of the lists that a step looks at, [B, K']: what the user met, the rest drawn anew each epoch."""
+        width = min(self.cfg.candidates_per_step, self.candidate_idx.shape[1])
+        met = (self.labels[rows, :, 0] > 0) | ~np.isnan(self.labels[rows, :, -1])
+        order = np.argsort(rng.random(met.shape) - 2.0 * met - 2.0 * (self.labels[rows, :, 0] > 0), axis=1)
+        return order[:, :width]
+
+    def batch(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64] | None = None) -> RerankBatch:
+        """The lists at `rows`; `columns` int64 [B, K'] takes a part of each list."""
         spans = [(self.queries[row].start, self.queries[row].stop) for row in rows]
-        candidates = self.candidate_idx[rows]
+        if columns is None:
+            columns = np.tile(np.arange(self.candidate_idx.shape[1]), (len(rows), 1))
+        candidates = np.take_along_axis(self.candidate_idx[rows], columns, 1)
+        scores = np.take_along_axis(self.scores[rows], columns, 1)
+        labels = np.take_along_axis(self.labels[rows], columns[..., None], 1)
         popularity = torch.from_numpy(self.popularity[candidates])
         return RerankBatch(
             interests=interests_of(self.columns, spans, self.cfg.num_interests),
             candidate_idx=torch.from_numpy(candidates),
-            context=context_features(torch.from_numpy(self.scores[rows]), popularity),
-            labels=torch.from_numpy(self.labels[rows]),
+            context=context_features(torch.from_numpy(scores), popularity),
+            labels=torch.from_numpy(labels),
         )
 
 

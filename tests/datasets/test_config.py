@@ -36,12 +36,12 @@ def test_data_config_relative_table_raises(name: str) -> None:
 
 
 def test_data_config_relative_media_root_raises() -> None:
-    with pytest.raises(ConfigError, match="data.media_roots='media' is relative"):
+    with pytest.raises(ConfigError, match=r"data\.media_roots='media' is relative"):
         DataConfig(media_roots=["/a", "media"])
 
 
 def test_movielens_config_unknown_variant_raises() -> None:
-    with pytest.raises(ConfigError, match="movielens.variant='ml-1m' is not one of"):
+    with pytest.raises(ConfigError, match=r"movielens\.variant='ml-1m' is not one of"):
         MovieLensConfig(variant="ml-1m")
 
 
@@ -54,7 +54,7 @@ def test_movielens_config_relative_folder_raises(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_items": 5}, r"synthetic\.num_items=5 is outside \[20"),
+        ({"num_items": 5}, r"synthetic\.num_items=5 is outside \[25"),
         ({"cold_fraction": 0.9}, r"synthetic\.cold_fraction=0\.9 is outside"),
         ({"broken_items": 200}, r"synthetic\.broken_items=200 is outside \[0, 75\]"),
         ({"frame_size": 65}, r"synthetic\.frame_size=65 is odd"),

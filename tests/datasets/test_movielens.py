@@ -171,7 +171,7 @@ def test_write_tables_without_source_raises(tmp_path: Path) -> None:
 
 
 def test_write_tables_missing_folder_raises(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="does not exist; set data.movielens.source to the unpacked ml-100k"):
+    with pytest.raises(TableError, match=r"does not exist; set data\.movielens\.source to the unpacked ml-100k"):
         movielens.write_tables(tmp_path, MovieLensConfig(source=str(tmp_path / "nowhere")))
 
 

@@ -73,7 +73,7 @@ def test_read_tables_missing_file_names_setting(tmp_path: Path) -> None:
 
 def test_read_tables_not_parquet_names_file(tmp_path: Path) -> None:
     (tmp_path / "items.parquet").write_text("item_id,title\n")
-    with pytest.raises(TableError, match="items.parquet is not a readable Parquet file"):
+    with pytest.raises(TableError, match=r"items\.parquet is not a readable Parquet file"):
         read_tables(tmp_path / "items.parquet", tmp_path / "no.parquet")
 
 

@@ -197,6 +197,8 @@ def test_reranker_gives_every_weight_a_gradient_once_heads_have_moved() -> None:
     [
         ({"num_interests": 0}, "reranker.num_interests=0 is outside"),
         ({"num_candidates": 1}, "reranker.num_candidates=1 is outside"),
+        ({"candidates_per_step": 1}, "reranker.candidates_per_step=1 is outside"),
+        ({"queries_per_user": 0}, "reranker.queries_per_user=0 is outside"),
         ({"target_weights": {"love": 1.0}}, "reranker.target_weights='love' is not one of"),
         ({"optim": {"batch_size": 0}}, "batch_size=0 is outside"),
     ],

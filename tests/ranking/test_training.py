@@ -162,11 +162,38 @@ def test_batches_meet_every_useful_list_once_an_epoch_in_another_order() -> None
     for epoch in (0, 1, 0):
         found = [batch.candidate_idx for batch in batches(epoch)]
         assert [len(rows) for rows in found] == [20, 20, 8]
-        orders.append(torch.cat(found))
-    assert torch.equal(orders[0], orders[2])
-    assert not torch.equal(orders[0], orders[1])
-    expected = torch.from_numpy(batches.candidate_idx[batches.useful])
-    assert sorted(orders[1].tolist()) == sorted(expected.tolist())
+        orders.append([sorted(row) for row in torch.cat(found).tolist()])
+    assert orders[0] == orders[2] != orders[1]
+    expected = [sorted(row) for row in batches.candidate_idx[batches.useful].tolist()]
+    assert sorted(orders[1]) == sorted(expected)
+
+
+def test_steps_look_at_all_that_the_user_met_and_draw_the_rest_anew() -> None:
+    columns = columns_of(*[(0, "view", np.nan), (1, "view", np.nan), (2, "skip", np.nan), (3, "skip", np.nan)])
+    candidates = np.arange(1, 21)[None]
+    cfg = RerankerConfig(candidates_per_step=6)
+    popularity, scores = np.full(30, 0.01, np.float32), candidates.astype(np.float32)
+    batches = RerankBatches(columns, [RerankQuery(0, 1, 4)], candidates, scores, popularity, cfg, 0)
+    drawn: set[int] = set()
+    for epoch in range(30):
+        (batch,) = batches(epoch)
+        items = batch.candidate_idx[0].tolist()
+        assert len(set(items)) == 6
+        assert {1, 2, 3} <= set(items)
+        assert batch.context[0, :, 0].tolist() == items  # scores and labels stay with their items
+        assert batch.labels[0, :, 0].tolist() == [float(item == 1) for item in items]
+        assert batch.labels[0, :, 3].eq(1).tolist() == [item in (2, 3) for item in items]
+        drawn |= set(items)
+    assert drawn == set(range(1, 21))
+
+
+def test_steps_with_less_room_than_was_met_keep_the_choices() -> None:
+    columns = columns_of(*[(item, "skip" if item % 2 else "view", np.nan) for item in range(10)])
+    cfg = RerankerConfig(candidates_per_step=5)
+    candidates = np.arange(1, 21)[None]
+    popularity, scores = np.full(30, 0.01, np.float32), candidates.astype(np.float32)
+    (batch,) = RerankBatches(columns, [RerankQuery(0, 1, 10)], candidates, scores, popularity, cfg, 0)(0)
+    assert {2, 4, 6, 8} <= set(batch.candidate_idx[0].tolist())
 
 
 def test_batches_leave_out_lists_without_a_known_outcome() -> None:

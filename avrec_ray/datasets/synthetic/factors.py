@@ -48,8 +48,11 @@ KIND_SHARES = {"video": 0.64, "webm": 0.08, "silent": 0.08, "audio": 0.09, "imag
 WARM_FROM, WARM_UNTIL = -0.3, 0.88
 """Other items are published between these shares of the time; below 0 is before the first interaction."""
 
-POPULARITY_SD = 0.5
+POPULARITY_SD = 0.35
 """Spread of the lasting popularity, log odds."""
+
+TREND_HEIGHT = 0.2
+"""Mean log odds that being in fashion adds at its best time."""
 
 COLD_FROM = 0.91
 """Cold items are published from this share of the time on: past the last tenth's start, however a split rounds it."""
@@ -103,7 +106,7 @@ def plant_items(cfg: SyntheticConfig, rng: np.random.Generator) -> PlantedItems:
         published_at_seconds=np.round(START_SECONDS + span * published),
         popularity=(cfg.popularity_strength * rng.normal(0, POPULARITY_SD, num)).astype(np.float32),
         trend_at_seconds=np.round(START_SECONDS + span * np.maximum(published, 0) + span * rng.uniform(0, 1, num)),
-        trend_height=(cfg.popularity_strength * rng.exponential(0.3, num)).astype(np.float32),
+        trend_height=(cfg.popularity_strength * rng.exponential(TREND_HEIGHT, num)).astype(np.float32),
         is_cold=is_cold,
     )
 

@@ -23,7 +23,6 @@ TREND_SECONDS = 14 * DAY_SECONDS
 FRESH_SECONDS = 5 * DAY_SECONDS
 FRESH_HEIGHT = 0.2
 """New items are shown more: this many log odds at publication, decaying over FRESH_SECONDS."""
-SESSION_POWER = 2
 UNPLAYABLE = -20.0
 """Log popularity of an item whose media is broken."""
 
@@ -37,7 +36,7 @@ def taste(users: PlantedUsers, at_U: npt.NDArray[np.float64]) -> npt.NDArray[np.
 
 def session_odds(taste_UV: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Float32 [U, V]: chance that a session keeps to each factor value: those liked, the more so the more liked."""
-    liked_UV = np.maximum(taste_UV, 0) ** SESSION_POWER + 1e-6
+    liked_UV = np.maximum(taste_UV, 0) + 1e-6
     odds_UV: npt.NDArray[np.float32] = (liked_UV / liked_UV.sum(1, keepdims=True)).astype(np.float32)
     return odds_UV
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,7 +88,7 @@ def test_behave_sessions_keep_to_a_shared_factor() -> None:
     near, far = [], []
     for user in range(120):
         exposures = act(user, budget=60)
-        for first, second in zip(exposures, exposures[1:], strict=False):
+        for first, second in pairwise(exposures):
             alike = float((ITEMS.factor_idx_NF[first.item_idx] == ITEMS.factor_idx_NF[second.item_idx]).mean())
             (near if second.at_seconds - first.at_seconds < 120 else far).append(alike)
     assert np.mean(near) > np.mean(far) + 0.03

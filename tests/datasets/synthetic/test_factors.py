@@ -18,7 +18,7 @@ def test_plant_items_holds_every_kind_in_its_share() -> None:
         assert counts[kind] == pytest.approx(294 * share, abs=1.01)
 
 
-@pytest.mark.parametrize("num_items", [20, 37, 300])
+@pytest.mark.parametrize("num_items", [25, 37, 300])
 def test_plant_items_small_catalogue_has_every_kind(num_items: int) -> None:
     cfg = SyntheticConfig(num_items=num_items, num_users=4, num_interactions=20, broken_items=4)
     kinds = plant_items(cfg, np.random.default_rng(0)).kinds

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -18,25 +20,20 @@ def bands(signal: npt.NDArray[np.float32], num_bands: int = 40) -> npt.NDArray[n
     frames = signal[: len(signal) // 600 * 600].reshape(-1, 600) * np.hanning(600)
     power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
     edges = np.unique(np.geomspace(1, power.shape[1], num_bands).astype(int))
-    levels = np.log10(np.stack([power[:, a:b].sum(axis=1) for a, b in zip(edges, edges[1:], strict=False)]) + 1e-6)
+    levels = np.log10(np.stack([power[:, a:b].sum(axis=1) for a, b in pairwise(edges)]) + 1e-6)
     return np.concatenate([levels.mean(axis=1), levels.std(axis=1)])
 
 
-def nearest_share(factor: str) -> float:
-    """Share of sounds whose nearest class mean is that of their value, with the other factors at random."""
+def recovered_share(factor: str, num_fit: int = 150, num_test: int = 50) -> float:
+    """Share of held-out sounds of which a ridge classifier on `bands` tells the value of one factor."""
     rng = np.random.default_rng(0)
-
-    def sample(value: str, seed: int) -> npt.NDArray[np.float64]:
-        others = {name: str(rng.choice(FACTORS[name])) for name in ("scene", "action", "mood")}
-        return bands(sound(seed=seed, **{**others, factor: value}))
-
-    centres = {value: np.mean([sample(value, s) for s in range(12)], axis=0) for value in FACTORS[factor]}
-    right = [
-        min(centres, key=lambda name: float(np.abs(centres[name] - seen).sum())) == value
-        for value in FACTORS[factor]
-        for seen in (sample(value, seed) for seed in range(50, 57))
-    ]
-    return float(np.mean(right))
+    values = [{name: str(rng.choice(FACTORS[name])) for name in BASE} for _ in range(num_fit + num_test)]
+    features = np.stack([bands(sound(seed=seed, seconds=2.5, **row)) for seed, row in enumerate(values)])
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    labels = np.array([FACTORS[factor].index(row[factor]) for row in values])
+    fit, targets = features[:num_fit], np.eye(len(FACTORS[factor]))[labels[:num_fit]]
+    weights = np.linalg.solve(fit.T @ fit + 30 * np.eye(fit.shape[1]), fit.T @ (targets - targets.mean(axis=0)))
+    return float(((features[num_fit:] @ weights).argmax(axis=1) == labels[num_fit:]).mean())
 
 
 def test_tables_cover_every_value() -> None:
@@ -64,11 +61,11 @@ def test_synthesize_same_seed_gives_the_same_sound() -> None:
 
 
 def test_synthesize_mood_can_be_heard() -> None:
-    assert nearest_share("mood") > 0.75
+    assert recovered_share("mood") > 0.75
 
 
 def test_synthesize_scene_leaves_a_trace() -> None:
-    assert nearest_share("scene") > 0.4
+    assert recovered_share("scene") > 0.6
 
 
 def test_synthesize_says_nothing_of_character_and_theme() -> None:

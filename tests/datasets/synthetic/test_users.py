@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 
 from avrec_ray.datasets.config import SyntheticConfig
@@ -30,7 +32,7 @@ def test_plant_users_single_modality_users_care_only_for_their_factors() -> None
 def test_plant_users_best_item_is_worth_the_sum_of_weights() -> None:
     users = plant()
     for user, kind in enumerate(users.kinds):
-        spans = zip(FACTOR_OFFSETS[:-1], FACTOR_OFFSETS[1:], strict=True)
+        spans = pairwise(FACTOR_OFFSETS)
         best = sum(users.start_UV[user, low:high].max() for low, high in spans)
         assert abs(best - WEIGHT_SUM * WEIGHT_SHARE[kind]) < 1e-4
 

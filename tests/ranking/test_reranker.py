@@ -1,0 +1,232 @@
+"""The reranker on a small real bundle: order, explanations, policy, and the whole request path."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avrec_ray.bundle import load_bundle
+from avrec_ray.errors import BundleError
+from avrec_ray.ranking.interaction import combine
+from avrec_ray.ranking.lists import context_features, interests_of
+from avrec_ray.ranking.policy import PolicyConfig
+from avrec_ray.ranking.recommend import recommend
+from avrec_ray.ranking.reranker import MAX_REASONS, Reranker
+from avrec_ray.retrieval.config import MatcherConfig
+from avrec_ray.retrieval.matcher import Matcher
+from avrec_ray.training.histories import columns_from_events
+from avrec_ray.types import Candidate, Event, Filters, Query
+from tests.tiny_bundle import build_tiny_bundle
+
+NUM_ITEMS = 40
+ITEMS = [f"i{row:02d}" for row in range(NUM_ITEMS)]
+PAST = tuple(
+    Event("u", item, event, 60.0 * at, watch_seconds=watch)
+    for at, (item, event, watch) in enumerate(
+        [
+            ("i03", "view", 9.0),
+            ("i07", "like", None),
+            ("i12", "skip", 0.5),
+            ("i07", "share", None),
+            ("i21", "view", None),
+        ]
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose reranker has an opinion of its own."""
+    return build_tiny_bundle(tmp_path_factory.mktemp("bundles") / "v-rank", NUM_ITEMS, head_std=10.0)
+
+
+@pytest.fixture(scope="module")
+def reranker(folder: Path) -> Reranker:
+    return Reranker(folder)
+
+
+@pytest.fixture(scope="module")
+def matcher(folder: Path) -> Matcher:
+    return Matcher(folder, MatcherConfig(num_candidates=20))
+
+
+@pytest.fixture(scope="module")
+def candidates(matcher: Matcher) -> list[Candidate]:
+    return matcher.match([Query(user_id="u", history=PAST)])[0]
+
+
+def test_rerank_gives_k_distinct_candidates_best_first(reranker: Reranker, candidates: list[Candidate]) -> None:
+    ranking = reranker.rerank(Query(user_id="u", history=PAST, k=7), candidates)
+    assert [row.rank for row in ranking] == list(range(1, 8))
+    assert len({row.item_id for row in ranking}) == 7
+    assert {row.item_id for row in ranking} <= {c.item_id for c in candidates}
+    scores = [row.score for row in ranking]
+    assert scores == sorted(scores, reverse=True)
+    assert [row.item_id for row in ranking] != [c.item_id for c in candidates[:7]]
+
+
+def test_rerank_scores_are_those_of_the_model_on_the_bundle(reranker: Reranker, candidates: list[Candidate]) -> None:
+    bundle = load_bundle(reranker.bundle.path)
+    columns = columns_from_events([PAST], bundle.items.index_of, bundle.items.durations)
+    interests = interests_of(columns, [(0, len(columns.item_idx))], 5)
+    rows = torch.tensor([[bundle.items.index_of[c.item_id] for c in candidates]])
+    with torch.no_grad():
+        logits, _ = reranker.model(
+            torch.from_numpy(bundle.embeddings)[interests.item_idx], interests.event, interests.watch_ratio,
+            interests.mask, torch.from_numpy(bundle.moments)[rows], torch.from_numpy(bundle.moment_mask)[rows],
+            context_features(
+                torch.tensor([[c.score for c in candidates]]), torch.from_numpy(bundle.items.popularity)[rows]
+            ),
+        )  # fmt: skip
+    expected = dict(zip([c.item_id for c in candidates], combine(logits, {"choose": 1.0})[0].tolist(), strict=True))
+    ranking = reranker.rerank(Query(user_id="u", history=PAST, k=20), candidates)
+    assert {row.item_id: row.score for row in ranking} == pytest.approx(expected, abs=1e-5)
+
+
+@given(st.data())
+def test_rerank_score_does_not_depend_on_the_other_candidates(
+    reranker: Reranker, candidates: list[Candidate], data: st.DataObject
+) -> None:
+    query = Query(user_id="u", history=PAST, k=100)
+    whole = {row.item_id: row.score for row in reranker.rerank(query, candidates)}
+    some = data.draw(st.lists(st.sampled_from(candidates), min_size=1, unique=True))
+    for row in reranker.rerank(query, some):
+        assert row.score == pytest.approx(whole[row.item_id], abs=1e-5)
+
+
+def test_rerank_is_a_pure_function(reranker: Reranker, folder: Path, candidates: list[Candidate]) -> None:
+    query = Query(user_id="u", history=PAST, k=9, explain=True)
+    first = reranker.rerank(query, candidates)
+    reranker.rerank(Query(user_id="v", history=PAST[:1], k=3), candidates[3:])
+    assert reranker.rerank(query, candidates) == first == Reranker(str(folder)).rerank(query, candidates)
+
+
+def test_untrained_reranker_keeps_the_matchers_order(tmp_path: Path) -> None:
+    folder = build_tiny_bundle(tmp_path / "v-new", NUM_ITEMS)
+    query = Query(user_id="u", history=PAST, k=10)
+    (found,) = Matcher(folder).match([query])
+    ranking = Reranker(folder).rerank(query, found)
+    assert [row.item_id for row in ranking] == [c.item_id for c in found[:10]]
+    assert [row.score for row in ranking] == pytest.approx([c.score for c in found[:10]], abs=1e-6)
+
+
+def test_explanation_names_watched_items_and_moments_of_the_item(
+    reranker: Reranker, candidates: list[Candidate]
+) -> None:
+    items, spans = reranker.bundle.items, reranker.bundle.moment_spans
+    for row in reranker.rerank(Query(user_id="u", history=PAST, k=20, explain=True), candidates):
+        assert 1 <= len(row.because) <= MAX_REASONS
+        assert {reason.item_id for reason in row.because} <= {"i03", "i07", "i21"}  # chosen; never the skipped i12
+        assert len({reason.item_id for reason in row.because}) == len(row.because)
+        weights = [reason.weight for reason in row.because]
+        assert weights == sorted(weights, reverse=True)
+        assert all(0 < weight <= 1 for weight in weights)
+        assert sum(weights) <= 1 + 1e-5
+        index = items.index_of[row.item_id]
+        own = {
+            (reranker.layout[moment][0], *spans[index, moment].tolist())
+            for moment in np.flatnonzero(reranker.bundle.moment_mask[index])
+        }
+        assert {(r.modality, r.start_seconds, r.end_seconds) for r in row.because} <= own
+        watched = {tag for reason in row.because for tag in items.tags[items.index_of[reason.item_id]]}
+        assert row.tags == tuple(tag for tag in items.tags[index] if tag in watched)
+
+
+def test_explanation_is_the_attention_that_scored(reranker: Reranker, candidates: list[Candidate]) -> None:
+    query = Query(user_id="u", history=PAST, k=1, explain=True)
+    (best,) = reranker.rerank(query, candidates)
+    row = reranker.bundle.items.index_of[best.item_id]
+    model, bundle = reranker.model, reranker.bundle
+    with torch.no_grad():
+        watched = [bundle.items.index_of[item] for item in ("i03", "i07", "i21")]
+        u = model.interest(torch.from_numpy(bundle.embeddings[watched])).numpy()
+        v = model.moment(torch.from_numpy(bundle.moments[row][bundle.moment_mask[row]])).numpy()
+        weights = np.exp(-np.linalg.norm(u[:, None] - v[None], axis=2) / float(model.log_tau.exp()))
+    weights /= weights.sum()
+    assert [reason.weight for reason in best.because] == pytest.approx(sorted(weights.max(1), reverse=True), abs=1e-5)
+
+
+def test_no_explanation_unless_asked(reranker: Reranker, candidates: list[Candidate]) -> None:
+    assert all(row.because == row.tags == () for row in reranker.rerank(Query("u", PAST), candidates))
+
+
+@pytest.mark.parametrize(
+    "past",
+    [(), (Event("u", "i12", "skip", 0.0),), (Event("u", "gone", "view", 0.0),)],
+    ids=["empty", "skips", "unknown"],
+)
+def test_rerank_without_interests_keeps_the_matchers_order(
+    reranker: Reranker, matcher: Matcher, past: tuple[Event, ...]
+) -> None:
+    query = Query(user_id="u", history=past, k=8, explain=True)
+    (found,) = matcher.match([query])
+    ranking = reranker.rerank(query, found)
+    assert [row.item_id for row in ranking] == [c.item_id for c in found[:8]]
+    assert [row.score for row in ranking] == pytest.approx([c.score for c in found[:8]])
+    assert all(row.because == () for row in ranking)
+
+
+def test_rerank_of_no_candidates_is_empty(reranker: Reranker) -> None:
+    assert reranker.rerank(Query(user_id="u", history=PAST), []) == []
+
+
+def test_rerank_with_fewer_candidates_than_k_gives_them_all(reranker: Reranker, candidates: list[Candidate]) -> None:
+    assert len(reranker.rerank(Query(user_id="u", history=PAST, k=100), candidates[:4])) == 4
+
+
+def test_rerank_of_an_unknown_candidate_is_refused(reranker: Reranker, candidates: list[Candidate]) -> None:
+    stranger = Candidate("from-another-bundle", 1.0, "user_tower")
+    with pytest.raises(
+        BundleError, match=r"candidate 'from-another-bundle' is not in bundle v-rank; .*the same bundle"
+    ):
+        reranker.rerank(Query(user_id="u", history=PAST), [*candidates, stranger])
+
+
+def test_rerank_applies_the_filters_of_the_query(reranker: Reranker, candidates: list[Candidate]) -> None:
+    out = (candidates[0].item_id,)
+    filters = Filters(categories=("music", "sport"), exclude_items=out)
+    ranking = reranker.rerank(Query(user_id="u", history=PAST, k=20, filters=filters), candidates)
+    items = reranker.bundle.items
+    expected = {
+        c.item_id for c in candidates[1:] if items.categories[items.index_of[c.item_id]] in ("music", "sport")
+    } - set(out)  # fmt: skip
+    assert {row.item_id for row in ranking} == expected
+
+
+def test_rerank_with_diversity_reorders_and_keeps_scores(reranker: Reranker, candidates: list[Candidate]) -> None:
+    plain = reranker.rerank(Query(user_id="u", history=PAST, k=20), candidates)
+    diverse = reranker.rerank(Query(user_id="u", history=PAST, k=20, diversity=1.0), candidates)
+    assert diverse[0] == plain[0]
+    assert [row.item_id for row in diverse] != [row.item_id for row in plain]
+    assert {row.item_id: row.score for row in diverse} == {row.item_id: row.score for row in plain}
+
+
+def test_rerank_caps_creators_by_policy(folder: Path, candidates: list[Candidate]) -> None:
+    capped = Reranker(folder, PolicyConfig(max_per_creator=1))
+    items = capped.bundle.items
+    ranking = capped.rerank(Query(user_id="u", history=PAST, k=5), candidates)
+    creators = [items.creator_ids[items.index_of[row.item_id]] for row in ranking]
+    named = [creator for creator in creators if creator is not None]
+    assert len(named) == len(set(named))
+
+
+def test_recommend_is_matcher_then_reranker(matcher: Matcher, reranker: Reranker) -> None:
+    queries = [
+        Query(user_id="u", history=PAST, k=6, explain=True),
+        Query(user_id=None, k=3),
+        Query(user_id="v", history=PAST[:2], k=40, filters=Filters(languages=("de",))),
+    ]
+    by_hand = [reranker.rerank(query, matcher.match([query])[0]) for query in queries]
+    for found, expected in zip(recommend(matcher, reranker, queries), by_hand, strict=True):
+        assert [row.item_id for row in found] == [row.item_id for row in expected]
+        assert [row.score for row in found] == pytest.approx([row.score for row in expected], abs=1e-4)
+    assert recommend(matcher, reranker, []) == []
+
+
+def test_recommend_leaves_out_what_was_seen_and_fills_k(matcher: Matcher, reranker: Reranker) -> None:
+    (ranking,) = recommend(matcher, reranker, [Query(user_id="u", history=PAST, k=36)])
+    assert len(ranking) == 36
+    assert {row.item_id for row in ranking} == set(ITEMS) - {"i03", "i07", "i12", "i21"}
