@@ -45,8 +45,7 @@ class Tables:
         for name in ("items", "interactions", "users", "edges"):
             if (table := getattr(self, name)) is not None:
                 sink = pa.BufferOutputStream()
-                with pa.ipc.new_stream(sink, table.schema) as writer:
-                    writer.write_table(table.combine_chunks())
+                pq.write_table(table.combine_chunks(), sink)
                 hasher.update(sink.getvalue())
         return hasher.hexdigest()
 

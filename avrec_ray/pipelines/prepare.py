@@ -146,14 +146,13 @@ def _read_own(data: DataConfig, storage: Storage) -> Tables:
 
 
 def _own_paths(data: DataConfig, storage: Storage) -> dict[str, Path]:
-    """Where the user's tables are. Users and edges are optional: without a setting, only where they lie ready."""
-    paths = {
-        name: Path(given) for name in ("items", "interactions", "users", "edges") if (given := getattr(data, name))
-    }
-    for name in ("items", "interactions", "users", "edges"):
+    """Where the user's tables are. Optional tables under storage_path count only with the items that lie there."""
+    names = ("items", "interactions", "users", "edges")
+    paths = {name: Path(given) for name in names if (given := getattr(data, name))}
+    for name in names:
         ready = storage.folder("tables") / f"{name}.parquet"
-        if name not in paths and (name in ("items", "interactions") or ready.is_file()):
-            paths[name] = ready
+        if name in ("items", "interactions") or (not data.items and ready.is_file()):
+            paths.setdefault(name, ready)
     return paths
 
 
@@ -171,7 +170,7 @@ def _inputs(data: DataConfig, storage: Storage) -> dict[str, str]:
     """
     if data.dataset == "tables":
         return {"tables": _read_own(data, storage).digest()}
-    if data.dataset == "movielens":
+    if data.dataset == "movielens" and data.movielens.source:
         files = sorted(p for p in Path(data.movielens.source).glob("*") if p.is_file())
         return {path.name: digest_file(path) for path in files}
     return {}

@@ -34,6 +34,9 @@ class Work:
 BuildWork = Callable[[dict[str, Any], int, int], Work]
 """build(settings, rank, num_workers): runs in the worker, so it must be importable from avrec_ray."""
 
+DDP_SETTINGS = {"find_unused_parameters": True, "broadcast_buffers": False}
+"""A step's buffers hold the tokens of the whole catalogue, read from one file: sent around they would cost each step."""
+
 
 def run_trainer(
     stage: StageRun, cluster: ClusterConfig, build: BuildWork, settings: dict[str, Any], num_epochs: int, seed: int
@@ -77,7 +80,7 @@ def _worker(config: dict[str, Any]) -> None:
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     torch.manual_seed(config["seed"])
     work: Work = config["build"](config["settings"], rank, num_workers)
-    wrapped = prepare_model(work.step, parallel_strategy_kwargs={"find_unused_parameters": True})
+    wrapped = prepare_model(work.step, parallel_strategy_kwargs=DDP_SETTINGS)
     optimizer = build_optimizer(work.step, work.optim)
     start_epoch = 0
     if checkpoint := ray.train.get_checkpoint():

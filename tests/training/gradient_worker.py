@@ -24,6 +24,8 @@ from tests.tiny_models import random_columns, random_inputs, random_tokens, tiny
 
 CFG = tiny_towers()
 NUM_ITEMS, GLOBAL_BATCH = 25, 8
+DDP_SETTINGS = {"find_unused_parameters": True, "broadcast_buffers": False}
+"""As the training pipeline sets it, which this test does not import: it would start Ray in each worker."""
 
 
 def clips_of(rank: int, num_workers: int) -> ItemInputs:
@@ -61,7 +63,7 @@ def gradients(rank: int, num_workers: int) -> dict[str, Tensor]:
     """Gradient of every weight of every step, after DDP averaged them, and each step's loss."""
     found: dict[str, Tensor] = {}
     for name, step, batch in steps(rank, num_workers):
-        wrapped = DistributedDataParallel(step, find_unused_parameters=True) if num_workers > 1 else step
+        wrapped = DistributedDataParallel(step, **DDP_SETTINGS) if num_workers > 1 else step
         loss = wrapped(batch)["loss"]
         loss.backward()
         found[f"{name}/loss"] = loss.detach().reshape(1)

@@ -29,7 +29,7 @@ UNPLAYABLE = -20.0
 
 def taste(users: PlantedUsers, at_U: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """Float32 [U, V]: log odds that each factor value adds for each user at each one's time."""
-    done = 1 / (1 + np.exp(-(at_U - users.drift_at_seconds) / users.drift_seconds))
+    done = 0.5 + 0.5 * np.tanh((at_U - users.drift_at_seconds) / (2 * users.drift_seconds))  # a logistic, no overflow
     mixed = users.start_UV * (1 - done[:, None]) + users.end_UV * done[:, None]
     return mixed.astype(np.float32)
 
