@@ -35,7 +35,7 @@ BuildWork = Callable[[dict[str, Any], int, int], Work]
 """build(settings, rank, num_workers): runs in the worker, so it must be importable from avrec_ray."""
 
 DDP_SETTINGS = {"find_unused_parameters": True, "broadcast_buffers": False}
-"""A step's buffers hold the tokens of the whole catalogue, read from one file: sent around they would cost each step."""
+"""A step's buffers hold the tokens of the whole catalogue, read from one file: sending them would cost each step."""
 
 
 def run_trainer(

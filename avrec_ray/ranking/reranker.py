@@ -16,7 +16,7 @@ from avrec_ray.errors import BundleError
 from avrec_ray.ranking.interaction import AttentionReranker, combine
 from avrec_ray.ranking.lists import ItemArrays, context_features, interests_of
 from avrec_ray.ranking.policy import PolicyConfig, apply_policy
-from avrec_ray.towers.item_tower import moment_layout
+from avrec_ray.towers.config import moment_layout
 from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.histories import columns_from_events
 from avrec_ray.types import Because, Candidate, Query, RankedItem

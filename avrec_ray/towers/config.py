@@ -58,3 +58,13 @@ class TowersConfig:
             check_range(f"towers.{name}", getattr(self, name), 0.0, 0.99)
         for name in ("embedding_dim", "encoder_layers", "fusion_layers", "user_layers", "history_length", "max_clips"):
             check_range(f"towers.{name}", getattr(self, name), 1)
+
+
+def moment_layout(max_clips: int) -> list[tuple[str, int]]:
+    """(modality, clip_idx) of each moment row; the text moment has clip_idx -1.
+
+    >>> moment_layout(1)
+    [('video', 0), ('audio', 0), ('text', -1)]
+    """
+    clips = range(max_clips)
+    return [("video", c) for c in clips] + [("audio", c) for c in clips] + [("text", -1)]

@@ -114,16 +114,6 @@ class ItemTower(nn.Module):
         return cast(Tensor, self.ids(item_idx)) * keep.unsqueeze(1)
 
 
-def moment_layout(max_clips: int) -> list[tuple[str, int]]:
-    """(modality, clip_idx) of each moment row; the text moment has clip_idx -1.
-
-    >>> moment_layout(1)
-    [('video', 0), ('audio', 0), ('text', -1)]
-    """
-    clips = range(max_clips)
-    return [("video", c) for c in clips] + [("audio", c) for c in clips] + [("text", -1)]
-
-
 def token_shapes(cfg: TowersConfig) -> dict[str, tuple[int, int]]:
     """Shape of one item's tokens, (tokens, E), a modality."""
     video = cfg.max_clips * min(cfg.num_frames, cfg.tokens_per_clip)

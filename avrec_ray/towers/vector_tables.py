@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from avrec_ray.errors import BundleError
-from avrec_ray.towers.config import TowersConfig
-from avrec_ray.towers.item_tower import moment_layout
+from avrec_ray.towers.config import TowersConfig, moment_layout
 
 MomentArrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.float32]]
 """Vectors [N, M, D] (zero where absent), presence [N, M], spans [N, M, 2] in seconds."""

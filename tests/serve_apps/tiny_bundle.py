@@ -13,8 +13,7 @@ from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.interaction import AttentionReranker
 from avrec_ray.retrieval.config import IndexConfig
 from avrec_ray.retrieval.index import build_index
-from avrec_ray.towers.config import TowersConfig
-from avrec_ray.towers.item_tower import moment_layout
+from avrec_ray.towers.config import TowersConfig, moment_layout
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import save_weights
 

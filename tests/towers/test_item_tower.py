@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from avrec_ray.towers.item_tower import ItemTokens, ItemTower, moment_layout, token_shapes
+from avrec_ray.towers.config import moment_layout
+from avrec_ray.towers.item_tower import ItemTokens, ItemTower, token_shapes
 from avrec_ray.types import MODALITIES
 from tests.tiny_models import random_inputs, random_tokens, tiny_towers
 
