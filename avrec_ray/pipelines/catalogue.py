@@ -49,8 +49,9 @@ def build_catalogue(items: pa.Table, train: pa.Table, durations: npt.NDArray[np.
 
 
 def item_durations(items: pa.Table) -> npt.NDArray[np.float32]:
-    """Seconds of each item, NaN where the table does not say."""
-    return items["duration_seconds"].to_numpy().astype(np.float32)
+    """Seconds of each item, NaN where the table does not say or says 0, so that no watched share is infinite."""
+    seconds = items["duration_seconds"].to_numpy().astype(np.float32)
+    return np.where(seconds > 0, seconds, np.float32(np.nan))
 
 
 def positive_counts(train: pa.Table, item_ids: list[str]) -> npt.NDArray[np.int64]:

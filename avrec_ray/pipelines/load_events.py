@@ -1,6 +1,7 @@
 """The interactions table into the event store, so that the service knows each user's history from the first request."""
 
 import pyarrow.parquet as pq
+from sqlalchemy import make_url
 
 from avrec_ray.config import JobConfig
 from avrec_ray.feedback.store import EventStore
@@ -23,7 +24,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     return loop.stage(
         "load_events",
         work,
-        settings={"url": url},
+        settings={"url": make_url(url).render_as_string(hide_password=True)},
         inputs={"prepare": require_record(storage, "prepare").fingerprint},
         outputs=[] if job.feedback.url else [storage.root / "events.db"],
     )
