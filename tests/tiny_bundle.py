@@ -35,8 +35,8 @@ def build_tiny_bundle(
 ) -> Path:
     """Write a complete bundle at `folder`, whose name is its model_version; returns `folder`.
 
-    Models are as built, that is untrained; `head_std` > 0 draws the reranker's heads, which start at zero, so that it
-    has an opinion of its own. Every fifth item lacks video and every seventh has text alone.
+    Models are as built, that is untrained; `head_std` > 0 draws what the reranker starts with at zero, so that it has
+    an opinion of its own. Every fifth item lacks video and every seventh has text alone.
     """
     torch.manual_seed(seed)
     cfg, ranking = towers or tiny_towers(), reranker or RerankerConfig(num_interests=5, hidden_dim=8)
@@ -55,6 +55,7 @@ def build_tiny_bundle(
         two_tower, scorer = TwoTower(cfg, len(items)).eval(), AttentionReranker(ranking, cfg.embedding_dim)
         if head_std:
             torch.nn.init.normal_(scorer.heads.weight, std=head_std)
+            torch.nn.init.normal_(scorer.context.weight[:, 1], std=head_std)  # of popularity
         save_weights(staging / "towers.safetensors", two_tower)
         save_weights(staging / "reranker.safetensors", scorer)
         pq.write_table(catalogue_table(items), staging / "items.parquet")

@@ -149,6 +149,14 @@ def test_explanation_is_the_attention_that_scored(reranker: Reranker, candidates
     assert [reason.weight for reason in best.because] == pytest.approx(sorted(weights.max(1), reverse=True), abs=1e-5)
 
 
+def test_item_without_any_moment_is_ranked_without_a_reason(folder: Path, candidates: list[Candidate]) -> None:
+    bare = Reranker(folder)
+    bare.items.moment_mask[bare.bundle.items.index_of[candidates[0].item_id]] = False
+    (row,) = bare.rerank(Query(user_id="u", history=PAST, explain=True), candidates[:1])
+    assert np.isfinite(row.score)
+    assert row.because == row.tags == ()
+
+
 def test_no_explanation_unless_asked(reranker: Reranker, candidates: list[Candidate]) -> None:
     assert all(row.because == row.tags == () for row in reranker.rerank(Query("u", PAST), candidates))
 

@@ -114,6 +114,29 @@ def test_fit_clips_the_gradient() -> None:
     assert step.weight.item() == pytest.approx(0.5)
 
 
+class Noise(Line):
+    """Keeps what it drew from torch's generator, as dropout does."""
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        return {"loss": (self.weight - batch).pow(2).sum(), "drawn": torch.rand(())}
+
+
+def drawn(seed: int, rank: int) -> list[float]:
+    """What three epochs of one step draw."""
+    step, cfg, found = Noise(), OptimConfig(epochs=3), []
+    fit(
+        step, lambda epoch: [torch.ones(())], 1, cfg, lambda e, m, due: found.append(m["drawn"]),
+        optimizer=build_optimizer(step, cfg), seed=seed, rank=rank,
+    )  # fmt: skip
+    return found
+
+
+def test_fit_draws_other_noise_in_every_epoch_worker_and_seed() -> None:
+    noise = [drawn(seed, rank) for seed in (0, 1) for rank in (0, 1)]
+    assert len({value for values in noise for value in values}) == 12
+    assert drawn(1, 0) == noise[2]
+
+
 def test_fit_of_no_epochs_does_nothing() -> None:
     step, cfg = Line(), OptimConfig(epochs=0)
     fit(step, lambda epoch: [], 1, cfg, lambda e, m, due: pytest.fail("reported"), optimizer=build_optimizer(step, cfg))
