@@ -16,6 +16,7 @@ def main(cfg: DictConfig) -> None:
     with job_session(cfg, "finetune", next_job="embed_items") as (loop, job):
         split.run(loop, job)
         finetune.run(loop, job)
+        finetune.refresh(loop, job)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         sample = np.random.default_rng(job.seed).choice(len(embeddings), min(200, len(embeddings)), replace=False)
         recall = recall_against_exact(index, embeddings[sample], k=min(100, len(embeddings)))
         with stage.publish("index") as (folder,):
-            index.save(folder, model_version(require_record(storage, "finetune")))
+            index.save(folder, model_version(require_record(storage, "refresh")))
         return {"num_items": float(len(embeddings)), "recall_at_100_of_exact": float(recall)}
 
     return loop.stage(

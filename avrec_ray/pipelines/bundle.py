@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 from avrec_ray.bundle import BundleMetadata, catalogue_table, load_bundle, save_bundle
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
-from avrec_ray.pipelines.catalogue import build_catalogue, item_durations, read_items
+from avrec_ray.pipelines.catalogue import build_catalogue, item_durations, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import model_version
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, fingerprint_of, require_record
 
-PARTS = ("finetune", "embed_items", "build_index", "train_reranker")
+PARTS = ("train_reranker", "refresh", "embed_items", "build_index")
 
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:
@@ -24,7 +24,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     def work(stage: StageRun) -> dict[str, float]:
         metadata = BundleMetadata(
             model_version=folder.name,
-            towers_version=model_version(require_record(storage, "finetune")),
+            towers_version=model_version(require_record(storage, "refresh")),
             towers=job.towers,
             reranker=job.reranker,
             index=job.index,
@@ -75,13 +75,12 @@ def _settings(job: JobConfig) -> dict[str, object]:
 
 
 def _copy_parts(root: Path, staging: Path) -> None:
-    shutil.copy(root / "finetune" / "towers.safetensors", staging)
+    shutil.copy(root / "refresh" / "towers.safetensors", staging)
     shutil.copy(root / "reranker" / "reranker.safetensors", staging)
     shutil.copy(root / "embeddings" / "embeddings.parquet", staging)
     shutil.copy(root / "moments" / "moments.parquet", staging)
     shutil.copytree(root / "index", staging / "index")
     item_ids = pq.read_table(staging / "embeddings.parquet", columns=["item_id"])["item_id"].to_pylist()
     items = read_items(root / "tables" / "items.parquet", item_ids)
-    train = pq.read_table(root / "splits" / "train.parquet")
-    catalogue = build_catalogue(items, train, item_durations(items))
+    catalogue = build_catalogue(items, read_fitted(root, ("train", "valid")), item_durations(items))
     pq.write_table(catalogue_table(catalogue), staging / "items.parquet")

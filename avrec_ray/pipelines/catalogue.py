@@ -1,5 +1,6 @@
 """Tables of finished stages as the arrays that models eat."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,15 @@ def word_ids(items: pa.Table, cfg: TowersConfig) -> npt.NDArray[np.int64]:
     return hash_tokens(texts, cfg.num_text_buckets, cfg.max_text_tokens)
 
 
-def build_catalogue(items: pa.Table, train: pa.Table, durations: npt.NDArray[np.float32]) -> Catalogue:
-    """The catalogue of a bundle; popularity and warmth come from the training interactions alone."""
+def read_fitted(storage_root: Path, parts: Sequence[str]) -> pa.Table:
+    """Interactions of the named parts of the split, one behind the other; test is nobody's to read here."""
+    return pa.concat_tables([pq.read_table(storage_root / "splits" / f"{part}.parquet") for part in parts])
+
+
+def build_catalogue(items: pa.Table, fitted: pa.Table, durations: npt.NDArray[np.float32]) -> Catalogue:
+    """The catalogue of a bundle; popularity and warmth come from the interactions that the towers learned from."""
     item_ids = items["item_id"].to_pylist()
-    counts = positive_counts(train, item_ids)
+    counts = positive_counts(fitted, item_ids)
     return Catalogue(
         item_ids=item_ids,
         titles=items["title"].to_pylist(),
@@ -54,9 +60,9 @@ def item_durations(items: pa.Table) -> npt.NDArray[np.float32]:
     return np.where(seconds > 0, seconds, np.float32(np.nan))
 
 
-def positive_counts(train: pa.Table, item_ids: list[str]) -> npt.NDArray[np.int64]:
+def positive_counts(interactions: pa.Table, item_ids: list[str]) -> npt.NDArray[np.int64]:
     """Positive events of each item, [N]."""
-    chosen = train.filter(pc.is_in(train["event"], value_set=pa.array(POSITIVE_EVENTS)))
+    chosen = interactions.filter(pc.is_in(interactions["event"], value_set=pa.array(POSITIVE_EVENTS)))
     counted = {row["values"]: row["counts"] for row in pc.value_counts(chosen["item_id"]).to_pylist()}
     return np.array([counted.get(item_id, 0) for item_id in item_ids], np.int64)
 

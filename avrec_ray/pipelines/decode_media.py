@@ -163,8 +163,10 @@ def _progress(staging: Path, num_items: int, log: Callable[[str], None]) -> Iter
         while not stop.wait(_PROGRESS_SECONDS):
             tally = read_tallies(staging)
             done = tally.total()
+            if not done:
+                continue  # the actors are still starting
             rate = done / (time.monotonic() - began)
-            left = f"{(num_items - done) / rate:.0f} s left" if done else "starting"
+            left = f"{(num_items - done) / rate:.0f} s left"
             log(f"{done}/{num_items} items  {rate:.1f}/s  {left}  {done - tally['']} set aside")
 
     thread = threading.Thread(target=watch, name="decode-progress", daemon=True)

@@ -1,19 +1,20 @@
-"""Embedding: item tokens through the fine-tuned tower to embeddings and moments, by Ray Data."""
+"""Embedding: item tokens through fine-tuned towers to embeddings and moments, by Ray Data."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 
+from avrec_ray.cluster_config import ClusterConfig
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.errors import StageError
-from avrec_ray.pipelines.catalogue import item_tokens_of, positive_counts, read_item_tokens
+from avrec_ray.pipelines.catalogue import item_tokens_of, positive_counts, read_fitted, read_item_tokens
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.two_tower import TwoTower
@@ -46,59 +47,76 @@ class EmbedItems:
         }
 
 
+@dataclass(eq=False)
+class CatalogueVectors:
+    """Vectors of every item, in the order of `item_ids`."""
+
+    item_ids: list[str]
+    embeddings: npt.NDArray[np.float32]
+    """[N, D]."""
+    moments: npt.NDArray[np.float32]
+    """[N, M, D]."""
+    moment_mask: npt.NDArray[np.bool_]
+    """[N, M]."""
+    clip_spans: npt.NDArray[np.float32]
+    """[N, C, 2], seconds."""
+
+
 def run(loop: Loop, job: JobConfig) -> StageRecord:
     """Stage `embed_items`: embeddings/embeddings.parquet and moments/moments.parquet, both with a model_version."""
     storage = loop.storage
-    tokens_path = storage.folder("item_tokens") / "tokens.parquet"
-    weights = storage.folder("finetune") / "towers.safetensors"
-    finetuned = require_record(storage, "finetune")
+    refreshed = require_record(storage, "refresh")
 
     def work(stage: StageRun) -> dict[str, float]:
-        item_ids, _, _ = read_item_tokens(tokens_path, job.towers)
-        train = pq.read_table(storage.folder("splits") / "train.parquet")
-        warm = (positive_counts(train, item_ids) > 0).tolist()
-        constructor = {
-            "weights": str(weights),
-            "towers": to_dict(job.towers),
-            "row_of": {item_id: row for row, item_id in enumerate(item_ids)},
-            "warm": warm,
-        }
-        embedded = (
-            ray.data.read_parquet(str(tokens_path))
-            .repartition(target_num_rows_per_block=512)
-            .map_batches(
-                EmbedItems,
-                fn_constructor_kwargs=constructor,
-                batch_format="pyarrow",
-                batch_size=256,
-                num_cpus=1,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=job.cluster.num_workers),
-            )
-        )
-        rows = sorted(embedded.iter_rows(), key=lambda row: str(row["item_id"]))
-        if [row["item_id"] for row in rows] != item_ids:
-            raise StageError(f"embed_items: {len(rows)} rows came back for {len(item_ids)} items; run the stage again")
-
-        def column(name: str) -> npt.NDArray[Any]:
-            return np.stack([row[name] for row in rows])
-
-        version = model_version(finetuned)
+        vectors = embed_catalogue(storage.root, "refresh", ("train", "valid"), job.towers, job.cluster)
+        version = model_version(refreshed)
         with stage.publish("embeddings", "moments") as (embeddings, moments):
-            write_embeddings(embeddings / "embeddings.parquet", item_ids, column("embedding"), version)
-            arrays = (column("moments"), column("moment_mask"), column("clip_spans"))
-            num_moments = write_moments(moments / "moments.parquet", item_ids, *arrays, version)
-        spread = float(column("embedding").std(0).mean()) * job.towers.embedding_dim**0.5
-        return {"num_items": len(rows), "num_moments": num_moments, "embedding_spread": spread}
+            write_embeddings(embeddings / "embeddings.parquet", vectors.item_ids, vectors.embeddings, version)
+            arrays = (vectors.moments, vectors.moment_mask, vectors.clip_spans)
+            num_moments = write_moments(moments / "moments.parquet", vectors.item_ids, *arrays, version)
+        spread = float(vectors.embeddings.std(0).mean()) * job.towers.embedding_dim**0.5
+        return {"num_items": len(vectors.item_ids), "num_moments": num_moments, "embedding_spread": spread}
 
     return loop.stage(
         "embed_items",
         work,
         settings={"towers": to_dict(job.towers)},
-        inputs={"finetune": finetuned.fingerprint},
+        inputs={"refresh": refreshed.fingerprint},
         outputs=[storage.folder("embeddings"), storage.folder("moments")],
     )
 
 
-def model_version(finetuned: StageRecord) -> str:
+def embed_catalogue(
+    storage_root: Path, stage: str, fitted_on: tuple[str, ...], towers: TowersConfig, cluster: ClusterConfig
+) -> CatalogueVectors:
+    """Every item through the towers of `stage`; items chosen in the parts `fitted_on` of the split use their ids."""
+    tokens_path = storage_root / "item_tokens" / "tokens.parquet"
+    item_ids, _, _ = read_item_tokens(tokens_path, towers)
+    constructor = {
+        "weights": str(storage_root / stage / "towers.safetensors"),
+        "towers": to_dict(towers),
+        "row_of": {item_id: row for row, item_id in enumerate(item_ids)},
+        "warm": (positive_counts(read_fitted(storage_root, fitted_on), item_ids) > 0).tolist(),
+    }
+    embedded = (
+        ray.data.read_parquet(str(tokens_path))
+        .repartition(target_num_rows_per_block=512)
+        .map_batches(
+            EmbedItems,
+            fn_constructor_kwargs=constructor,
+            batch_format="pyarrow",
+            batch_size=256,
+            num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=cluster.num_workers),
+        )
+    )
+    rows = sorted(embedded.iter_rows(), key=lambda row: str(row["item_id"]))
+    if [row["item_id"] for row in rows] != item_ids:
+        raise StageError(f"{len(rows)} embedded rows came back for {len(item_ids)} items; run the stage again")
+    columns = ("embedding", "moments", "moment_mask", "clip_spans")
+    return CatalogueVectors(item_ids, *(np.stack([row[name] for row in rows]) for name in columns))
+
+
+def model_version(towers: StageRecord) -> str:
     """Name of a model version: a prefix of the fingerprint that decides the towers."""
-    return f"v-{finetuned.fingerprint[:12]}"
+    return f"v-{towers.fingerprint[:12]}"

@@ -43,9 +43,11 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         stage.log(f"{len(users)} users with held-out choices, {len(bundle.items)} items ranked for each")
         recommendations = recommend_users(bundle_path, fitted, users, job, job.evaluation.list_length)
         rankings = {SERVED: ranked_rows(recommendations, users, bundle, job.evaluation.list_length)}
-        rankings |= baseline_rankings(history, users, bundle, job.evaluation.list_length)
-        rankings |= oracle_rankings(storage.truth, test, history, users, bundle, job.evaluation.list_length)
-        results = score_rankings(rankings, [targets[user] for user in users], bundle, job.evaluation.cutoffs)
+        columns = columns_from_table(history, bundle.items.index_of, bundle.items.durations)
+        seen = _items_of(columns, users, np.ones(len(columns.event), bool))
+        rankings |= baseline_rankings(columns, users, seen, bundle, job.evaluation.list_length)
+        rankings |= oracle_rankings(storage.truth, test, users, seen, bundle, job.evaluation.list_length)
+        results = score_rankings(rankings, [targets[user] for user in users], seen, bundle, job.evaluation.cutoffs)
         with stage.publish("evaluation") as (folder,):
             pq.write_table(recommendations, folder / "recommendations.parquet")
             (folder / "metrics.txt").write_text(format_metric_table(results) + "\n")
@@ -86,16 +88,21 @@ def flat_metrics(results: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def score_rankings(
-    rankings: dict[str, Rankings], targets: list[npt.NDArray[np.int64]], bundle: Bundle, cutoffs: list[int]
+    rankings: dict[str, Rankings],
+    targets: list[npt.NDArray[np.int64]],
+    seen: list[npt.NDArray[np.int64]],
+    bundle: Bundle,
+    cutoffs: list[int],
 ) -> dict[str, dict[str, float]]:
     """Metrics of each ranking; where there are targets without training behaviour, those of cold items too."""
     cold = ~bundle.items.warm
+    num_seen = np.array([len(np.unique(items)) for items in seen], np.int64)
     has_cold = any(cold[t].any() for t in targets)
     results = {}
     for name, ranked in rankings.items():
         results[name] = evaluate_rankings(ranked, targets, len(bundle.items), tuple(cutoffs))
         if has_cold:
-            results[name] |= cold_item_metrics(ranked, targets, cold, k=max(cutoffs))
+            results[name] |= cold_item_metrics(ranked, targets, cold, max(cutoffs), num_seen)
     return results
 
 
@@ -109,12 +116,13 @@ def ranked_rows(table: pa.Table, users: list[str], bundle: Bundle, k: int) -> Ra
     return ranked
 
 
-def baseline_rankings(history: pa.Table, users: list[str], bundle: Bundle, k: int) -> dict[str, Rankings]:
+def baseline_rankings(
+    columns: EventColumns, users: list[str], seen: list[npt.NDArray[np.int64]], bundle: Bundle, k: int
+) -> dict[str, Rankings]:
     """Lists of every baseline, fitted on the same history that the served ranking reads."""
-    columns = columns_from_table(history, bundle.items.index_of, bundle.items.durations)
     chosen = np.isin(columns.event, POSITIVE_CODES)
     user_of_row = np.repeat(np.arange(len(columns.user_ids)), np.diff(columns.starts))
-    seen, liked = _items_of(columns, users, np.ones_like(chosen)), _items_of(columns, users, chosen)
+    liked = _items_of(columns, users, chosen)
     rankings = {}
     for name, build in BASELINES.items():
         baseline = build()
@@ -130,7 +138,7 @@ def baseline_rankings(history: pa.Table, users: list[str], bundle: Bundle, k: in
 
 
 def oracle_rankings(
-    truth: Path, test: pa.Table, history: pa.Table, users: list[str], bundle: Bundle, k: int
+    truth: Path, test: pa.Table, users: list[str], seen: list[npt.NDArray[np.int64]], bundle: Bundle, k: int
 ) -> dict[str, Rankings]:
     """On synthetic data, the list of someone who knows the planted preferences; empty elsewhere."""
     if not truth.is_dir():
@@ -139,8 +147,6 @@ def oracle_rankings(
 
     at_seconds = np.full(len(users), test["at"].cast(pa.int64()).to_numpy().min() / 1e6)
     scores = oracle_scores(truth, users, bundle.items.item_ids, at_seconds)
-    columns = columns_from_table(history, bundle.items.index_of, bundle.items.durations)
-    seen = _items_of(columns, users, np.ones(len(columns.item_idx), bool))
     return {"oracle": top_k(scores, seen, k)}
 
 

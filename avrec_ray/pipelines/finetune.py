@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import from_dict, to_dict
+from avrec_ray.errors import StageError
 from avrec_ray.pipelines.catalogue import item_durations, positive_counts, read_item_tokens, read_items
 from avrec_ray.pipelines.encode_items import encode_items
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
@@ -28,15 +30,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     storage = loop.storage
     tokens_path = storage.folder("item_tokens") / "tokens.parquet"
     pretrained = storage.folder("pretrain") / "item_tower.safetensors"
-    settings = {
-        "towers": to_dict(job.towers),
-        "finetune": to_dict(job.training.finetune),
-        "item_tokens": str(tokens_path),
-        "items": str(storage.items),
-        "train": str(storage.folder("splits") / "train.parquet"),
-        "pretrained": str(pretrained),
-        "seed": job.seed,
-    }
+    settings = _settings(loop, job, job.training.finetune, ("train",)) | {"pretrained": str(pretrained)}
 
     def work(stage: StageRun) -> dict[str, float]:
         with stage.publish("item_tokens") as (folder,):
@@ -45,14 +39,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
                 clips, storage.items, pretrained, job.towers, job.cluster, folder / "tokens.parquet"
             )
         stage.log(f"{num_items} items encoded once; the encoders are frozen from here")
-        epochs = job.training.finetune.epochs
-        checkpoint = run_trainer(stage, job.cluster, build_work, settings, epochs, seed=job.seed)
-        step = build_step(settings)
-        load_weights(checkpoint / "checkpoint" / "model.safetensors", step)
-        with stage.publish("finetune") as (folder,):
-            save_weights(folder / "towers.safetensors", step.towers)
-        shutil.rmtree(checkpoint.parent, ignore_errors=True)
-        return {"num_items": num_items, "scale": float(step.towers.scale().detach())}
+        return {"num_items": num_items, **_fit_towers(stage, job, settings)}
 
     return loop.stage(
         "finetune",
@@ -63,29 +50,87 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     )
 
 
+def refresh(loop: Loop, job: JobConfig) -> StageRecord:
+    """Stage `refresh`: the fine-tuned towers go on with train and valid, to refresh/towers.safetensors.
+
+    These are the towers that are served. The reranker is fitted beside those of `finetune`, to whom valid is new.
+    """
+    storage = loop.storage
+    fitted = storage.folder("finetune") / "towers.safetensors"
+    settings = _settings(loop, job, job.training.finetune.for_refresh(), ("train", "valid")) | {"fitted": str(fitted)}
+    return loop.stage(
+        "refresh",
+        lambda stage: _fit_towers(stage, job, settings),
+        settings={**settings, "workers": job.cluster.num_workers},
+        inputs={"finetune": require_record(storage, "finetune").fingerprint},
+        outputs=[storage.folder("refresh") / "towers.safetensors"],
+    )
+
+
+def _settings(loop: Loop, job: JobConfig, cfg: FinetuneConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+    """What a worker needs to know; plain values, because they travel and are part of the stage's fingerprint."""
+    storage = loop.storage
+    return {
+        "towers": to_dict(job.towers),
+        "finetune": to_dict(cfg),
+        "item_tokens": str(storage.folder("item_tokens") / "tokens.parquet"),
+        "items": str(storage.items),
+        "interactions": [str(storage.folder("splits") / f"{part}.parquet") for part in parts],
+        "seed": job.seed,
+    }
+
+
+def _fit_towers(stage: StageRun, job: JobConfig, settings: dict[str, Any]) -> dict[str, float]:
+    """Train on the cluster and publish towers.safetensors in the folder named after the stage."""
+    epochs = settings["finetune"]["epochs"]
+    checkpoint = run_trainer(stage, job.cluster, build_work, settings, epochs, seed=job.seed)
+    step = build_step(settings)
+    load_weights(checkpoint / "checkpoint" / "model.safetensors", step)
+    with stage.publish(stage.name) as (folder,):
+        save_weights(folder / "towers.safetensors", step.towers)
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    return {"scale": float(step.towers.scale().detach())}
+
+
 def build_step(settings: dict[str, Any]) -> FinetuneStep:
-    """The fine-tuning module, its item side starting from the pretrained tower."""
+    """The fine-tuning module: both towers as `fitted`, or new ones whose item side starts as `pretrained`."""
     towers = from_dict(TowersConfig, settings["towers"])
     item_ids, tokens, _ = read_item_tokens(Path(settings["item_tokens"]), towers)
-    train = pq.read_table(settings["train"])
-    pretrained = ItemTower(towers)
-    load_weights(Path(settings["pretrained"]), pretrained)
     two_tower = TwoTower(towers, len(item_ids))
-    state = {k: v for k, v in pretrained.state_dict().items() if not k.startswith("ids.")}
-    two_tower.item.load_state_dict(state, strict=False)
+    if "fitted" in settings:
+        load_weights(Path(settings["fitted"]), two_tower)
+    else:
+        pretrained = ItemTower(towers)
+        load_weights(Path(settings["pretrained"]), pretrained)
+        state = {k: v for k, v in pretrained.state_dict().items() if not k.startswith("ids.")}
+        two_tower.item.load_state_dict(state, strict=False)
     # Their tokens are cached: no gradient could reach them.
     two_tower.item.encoders.requires_grad_(False)
     two_tower.item.contrast_heads.requires_grad_(False)
-    return FinetuneStep(two_tower, tokens, torch.from_numpy(positive_counts(train, item_ids) > 0))
+    warm = torch.from_numpy(positive_counts(_interactions(settings), item_ids) > 0)
+    return FinetuneStep(two_tower, tokens, warm)
 
 
 def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
-    """What a fine-tuning worker trains."""
+    """What a fine-tuning worker trains.
+
+    Raises:
+        StageError: fewer users with something to learn from than workers.
+    """
     towers = from_dict(TowersConfig, settings["towers"])
     cfg = from_dict(FinetuneConfig, settings["finetune"])
     item_ids, _, _ = read_item_tokens(Path(settings["item_tokens"]), towers)
     durations = item_durations(read_items(Path(settings["items"]), item_ids))
     index = {item_id: row for row, item_id in enumerate(item_ids)}
-    columns = columns_from_table(pq.read_table(settings["train"]), index, durations)
+    columns = columns_from_table(_interactions(settings), index, durations)
     batches = SequenceBatches(columns, len(item_ids), cfg, towers.history_length, settings["seed"], rank, num_workers)
+    if not batches.steps_per_epoch:
+        raise StageError(
+            f"{len(batches.users)} users chose an item after another one, expected at least one a worker "
+            f"({num_workers}); give more interactions or a lower cluster.num_workers"
+        )
     return Work(build_step(settings), batches, batches.steps_per_epoch, cfg)
+
+
+def _interactions(settings: dict[str, Any]) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in settings["interactions"]])

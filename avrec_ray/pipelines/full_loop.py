@@ -26,7 +26,7 @@ from avrec_ray.pipelines import (
 from avrec_ray.pipelines.stage import Loop
 from avrec_ray.pipelines.storage import Storage
 
-NUM_STAGES = 12
+NUM_STAGES = 13
 
 
 def run(loop: Loop, job: JobConfig) -> Path:
@@ -39,9 +39,10 @@ def run(loop: Loop, job: JobConfig) -> Path:
     split.run(loop, job)  # interactions -> train, valid, test by time
     pretrain.run(loop, job)  # clips + text -> item tower, by contrast between modalities
     finetune.run(loop, job)  # item tokens + train -> item and user tower, by next-item softmax
+    train_reranker.run(loop, job)  # matcher's candidates + valid -> attention reranker
+    finetune.refresh(loop, job)  # towers + train and valid -> the towers that are served
     embed_items.run(loop, job)  # item tokens -> embeddings, moments
     build_index.run(loop, job)  # embeddings -> index
-    train_reranker.run(loop, job)  # matcher's candidates + valid -> attention reranker
     bundle.run(loop, job)  # everything above -> one immutable directory
     evaluate.run(loop, job)  # bundle + test -> metrics against baselines
     bundle.register(loop, job)  # bundle -> MLflow registry, alias champion

@@ -22,7 +22,8 @@ def epoch_progress(run: Run, num_epochs: int, log: Callable[[str], None], every_
     stop = threading.Event()
 
     def drain() -> None:
-        last_epoch, began, printed = -1, time.monotonic(), 0.0
+        last_epoch, printed = -1, 0.0
+        first_epoch, first_at = -1, 0.0  # the rate counts from the first report: what comes before is start-up
         while not (stop.is_set() and queue.empty()):
             try:
                 report: Mapping[str, Any] = queue.get(timeout=0.5)
@@ -35,11 +36,13 @@ def epoch_progress(run: Run, num_epochs: int, log: Callable[[str], None], every_
             last_epoch = epoch
             run.metrics({f"train/{name}": value for name, value in metrics.items()}, step=epoch)
             now = time.monotonic()
+            if first_epoch < 0:
+                first_epoch, first_at = epoch, now
             if now - printed >= every_seconds or epoch + 1 == num_epochs:
-                printed, rate = now, (epoch + 1) / max(now - began, 1e-9)
-                left = (num_epochs - epoch - 1) / rate
-                done = f"epoch {epoch + 1}/{num_epochs}  loss {metrics['loss']:.4f}"
-                log(f"{done}  {rate:.1f} epochs/s  {left:.0f} s left")
+                printed = now
+                rate = (epoch - first_epoch) / max(now - first_at, 1e-9)
+                left = f"  {rate:.1f} epochs/s  {(num_epochs - epoch - 1) / rate:.0f} s left" if rate else ""
+                log(f"epoch {epoch + 1}/{num_epochs}  loss {metrics['loss']:.4f}{left}")
 
     thread = threading.Thread(target=drain, name="epoch-progress", daemon=True)
     thread.start()

@@ -30,6 +30,8 @@ def session(cfg: ClusterConfig) -> Iterator[None]:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = cfg.address or os.environ.get("RAY_ADDRESS", "")
+    # Token authentication is on by default and wanted; the line that offers to turn it off is not.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     common = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address:
         ray.init(address=address, **common)
@@ -49,9 +51,10 @@ def session(cfg: ClusterConfig) -> Iterator[None]:
 
 
 def _quiet() -> None:
-    """Ray Data's plan printing and Train's banners drown the stage lines; warnings stay."""
+    """Ray Data's plan printing and Train's banners drown the stage lines; warnings stay, but for one of our making."""
     for name in ("ray.data", "ray.train", "ray.serve"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says that the bars are off
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False

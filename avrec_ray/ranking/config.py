@@ -29,11 +29,14 @@ class RerankerConfig:
     """Candidates of a list that one training step looks at: all that the user met, the others drawn anew."""
     queries_per_user: int = 2
     """At most this many of a user's held-out choices become training lists."""
+    held_out_share: float = 0.2
+    """Share of the users whose lists are not trained on but decide after which epoch training stops."""
 
     def __post_init__(self) -> None:
         check_range("reranker.num_interests", self.num_interests, 1)
         check_range("reranker.num_candidates", self.num_candidates, 2)
         check_range("reranker.candidates_per_step", self.candidates_per_step, 2)
         check_range("reranker.queries_per_user", self.queries_per_user, 1)
+        check_range("reranker.held_out_share", self.held_out_share, 0.01, 0.9)
         for name in self.target_weights:
             check_choice("reranker.target_weights", name, TARGETS)

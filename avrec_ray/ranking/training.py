@@ -101,6 +101,15 @@ class RerankBatches:
         self.labels = np.stack([label_candidates(columns, q, c) for q, c in zip(queries, candidate_idx, strict=True)])
         self.useful = np.flatnonzero(np.nan_to_num(self.labels).any((1, 2)))
 
+    def hold_out(self, share: float) -> npt.NDArray[np.int64]:
+        """Take the lists of a share of the users out of training; gives those of them in which something was chosen."""
+        users = np.array([query.start for query in self.queries], np.int64)
+        candidates = np.random.default_rng([self.seed, 3]).permutation(np.unique(users[self.useful]))
+        is_held_out = np.isin(users, candidates[: round(share * len(candidates))])
+        held_out = self.useful[is_held_out[self.useful]]
+        self.useful = self.useful[~is_held_out[self.useful]]
+        return held_out[self.labels[held_out, :, 0].any(1)]
+
     @property
     def steps_per_epoch(self) -> int:
         """Steps an epoch; lists without any known outcome are left out."""

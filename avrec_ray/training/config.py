@@ -1,5 +1,6 @@
 """Settings of the training loop, of pretraining and of fine-tuning."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from avrec_ray.dataclass_io import check_choice, check_range
@@ -66,6 +67,9 @@ class FinetuneConfig(OptimConfig):
     num_uniform: int = 256
     """Uniform negatives a step, shared by all queries of all workers."""
     event_weights: dict[str, float] = field(default_factory=default_event_weights)
+    refresh_epochs: int = 20
+    """Epochs on train and valid together, after those on train alone."""
+    refresh_learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,3 +77,9 @@ class FinetuneConfig(OptimConfig):
         check_range("finetune.num_uniform", self.num_uniform, 1)
         for event in self.event_weights:
             check_choice("finetune.event_weights", event, POSITIVE_EVENTS)
+        check_range("finetune.refresh_epochs", self.refresh_epochs, 1)
+        check_range("finetune.refresh_learning_rate", self.refresh_learning_rate, 0.0)
+
+    def for_refresh(self) -> "FinetuneConfig":
+        """The same training with the epochs and the learning rate of the refresh."""
+        return dataclasses.replace(self, epochs=self.refresh_epochs, learning_rate=self.refresh_learning_rate)

@@ -55,8 +55,17 @@ class SequenceBatches:
         self.weight = target_weights(columns, cfg.event_weights)
         self.frequency = np.bincount(columns.item_idx, self.weight, num_items) / max(self.weight.sum(), 1e-9)
         counts = np.diff(columns.starts)
-        self.users = np.flatnonzero(counts >= 2)
+        self.users = np.flatnonzero((counts >= 2) & self._has_target())
+        # An item that nobody chose yet is no negative: it would be pushed away from everybody for being new.
+        self.choosable = np.flatnonzero(self.frequency > 0)
         self.full = cfg.negatives == "full" or (cfg.negatives == "auto" and num_items <= cfg.full_max_items)
+
+    def _has_target(self) -> npt.NDArray[np.bool_]:
+        """Bool [users]: whether any event behind a user's first is a target."""
+        weight = self.weight.copy()
+        weight[self.columns.starts[:-1][np.diff(self.columns.starts) > 0]] = 0.0
+        totals = np.concatenate([[0.0], np.cumsum(weight, dtype=np.float64)])
+        return np.asarray(np.diff(totals[self.columns.starts]) > 0)
 
     @property
     def global_batch(self) -> int:
@@ -111,12 +120,12 @@ class SequenceBatches:
 
     def _candidates(self, target_rows: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
         if self.full:
-            return torch.arange(self.num_items), None
+            return torch.from_numpy(self.choosable), None
         targets = self.columns.item_idx[target_rows][self.weight[target_rows] > 0]
-        uniform = rng.integers(0, self.num_items, self.cfg.num_uniform)
+        uniform = rng.choice(self.choosable, self.cfg.num_uniform)
         candidates = np.union1d(targets, uniform)
         frequency = torch.from_numpy(self.frequency[candidates]).float()
-        log_q = mixed_log_q(frequency, len(targets), self.cfg.num_uniform, self.num_items)
+        log_q = mixed_log_q(frequency, len(targets), self.cfg.num_uniform, len(self.choosable))
         return torch.from_numpy(candidates), log_q
 
 

@@ -1,7 +1,5 @@
 """Fitting the reranker: queries from held-out behaviour, labels of candidates, and that it learns."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -10,15 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avrec_ray.ranking.config import TARGETS, RerankerConfig
-from avrec_ray.ranking.interaction import AttentionReranker
-from avrec_ray.ranking.lists import ItemArrays
 from avrec_ray.ranking.training import RerankBatches, RerankQuery, RerankStep, held_out_queries, label_candidates
-from avrec_ray.training.config import OptimConfig
 from avrec_ray.training.fit import build_optimizer, fit
 from avrec_ray.training.histories import EVENT_CODES, EventColumns
+from tests.ranking.taste_problem import NUM_ITEMS, taste_problem
 from tests.tiny_models import random_columns
-
-NUM_ITEMS, DIM = 40, 8
 
 
 def columns_of(*rows: tuple[int, str, float]) -> EventColumns:
@@ -67,37 +61,6 @@ def test_label_candidates_says_what_the_user_did_afterwards() -> None:
         "skip": [nan, 0, 0, 1, 0, nan],
     }
     np.testing.assert_array_equal(labels, np.array([expected[name] for name in TARGETS], np.float32).T)
-
-
-def taste_problem(num_users: int = 60, **settings: Any) -> tuple[RerankBatches, RerankStep]:
-    """A world in which users choose what lies near their history, and a matcher that scores at random."""
-    rng = np.random.default_rng(0)
-    items = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(NUM_ITEMS, DIM)).astype(np.float32)), dim=1)
-    columns, queries, candidates = [], [], []
-    for user in range(num_users):
-        near = torch.argsort(items @ items[rng.integers(NUM_ITEMS)], descending=True).numpy()
-        columns += [*rng.permutation(near[:4]), near[4]]
-        queries.append(RerankQuery(5 * user, 5 * user + 4, 5 * user + 5))
-        candidates.append(rng.permutation([near[4], *rng.choice(near[10:], 7, replace=False)]))
-    behaviour = EventColumns(
-        item_idx=np.array(columns, np.int64),
-        event=np.full(5 * num_users, EVENT_CODES["view"]),
-        watch_ratio=np.full(5 * num_users, 0.95, np.float32),
-        at_seconds=np.arange(5 * num_users, dtype=np.float64),
-        user_ids=[str(user) for user in range(num_users)],
-        starts=np.arange(0, 5 * num_users + 1, 5),
-    )
-    cfg = RerankerConfig(
-        hidden_dim=16,
-        num_interests=4,
-        optim=OptimConfig(**{"epochs": 25, "batch_size": 20, "learning_rate": 1e-2, **settings}),
-    )
-    popularity = np.full(NUM_ITEMS, 1 / NUM_ITEMS, np.float32)
-    scores = rng.normal(size=(num_users, 8)).astype(np.float32)
-    batches = RerankBatches(behaviour, queries, np.stack(candidates), scores, popularity, cfg, seed=0)
-    arrays = ItemArrays(items, items[:, None].clone(), torch.ones(NUM_ITEMS, 1).bool(), torch.from_numpy(popularity))
-    torch.manual_seed(0)
-    return batches, RerankStep(AttentionReranker(cfg, DIM), arrays)
 
 
 def share_of_first_places(batches: RerankBatches, step: RerankStep, rows: npt.NDArray[np.int64]) -> float:

@@ -122,7 +122,20 @@ def test_users_with_one_event_teach_nothing_and_are_left_out() -> None:
     assert list(batches_of(columns_of([(1, "view")]))(0)) == []
 
 
-def test_full_negatives_are_the_catalogue_without_correction() -> None:
+def test_users_whose_later_events_are_no_targets_are_left_out() -> None:
+    columns = columns_of([(1, "like"), (2, "skip")], [(3, "skip"), (4, "like")], [(5, "view"), (5, "like")])
+    assert batches_of(columns).users.tolist() == [1]
+
+
+@pytest.mark.parametrize("negatives", ["full", "mixed"])
+def test_items_that_nobody_chose_are_no_negatives(negatives: str) -> None:
+    columns = columns_of([(0, "view"), (1, "like"), (2, "skip")], [(1, "view"), (3, "view")])
+    for epoch in range(30):
+        (batch,) = batches_of(columns, negatives=negatives, num_uniform=50)(epoch)
+        assert batch.candidate_idx.tolist() == [0, 1, 3]  # 2 was turned down, the rest is new
+
+
+def test_full_negatives_are_every_chosen_item_without_correction() -> None:
     for settings in ({"negatives": "full"}, {"negatives": "auto", "full_max_items": NUM_ITEMS}):
         batch = next(iter(batches_of(**settings)(0)))
         assert torch.equal(batch.candidate_idx, torch.arange(NUM_ITEMS))

@@ -1,0 +1,56 @@
+"""Early stopping: what is kept helped the users set aside most, and where nothing is learned nothing changes."""
+
+import numpy as np
+import torch
+
+from avrec_ray.ranking.fitting import fit_reranker, held_out_loss
+from tests.ranking.taste_problem import taste_problem
+
+
+def test_hold_out_takes_whole_users_out_of_training() -> None:
+    batches, _ = taste_problem(num_users=50)
+    batches.queries[10:20] = [batches.queries[10]] * 10  # ten lists of one user
+    before = set(batches.useful)
+    held_out = batches.hold_out(0.2)
+    assert set(held_out) | set(batches.useful) == before
+    assert not set(held_out) & set(batches.useful)
+    assert len({batches.queries[row].start for row in held_out}) == 8  # of 41 users
+    assert not {batches.queries[r].start for r in held_out} & {batches.queries[r].start for r in batches.useful}
+
+
+def test_hold_out_judges_by_lists_with_a_choice_alone() -> None:
+    batches, _ = taste_problem(num_users=20)
+    batches.labels[:, :, 0] = 0.0
+    assert len(batches.hold_out(0.5)) == 0
+    assert len(batches.useful) == 10
+
+
+def test_fit_keeps_the_epoch_that_is_best_for_the_users_set_aside() -> None:
+    batches, step = taste_problem(num_users=200)
+    held_out = batches.hold_out(0.2)
+    fitted = fit_reranker(step, batches, batches.cfg.optim, held_out)
+    losses = [epoch["held_out"] for epoch in fitted.epochs]
+    assert len(losses) == batches.cfg.optim.epochs
+    assert losses[fitted.best_epoch - 1] == min(losses) < 0.7 * fitted.before
+    assert held_out_loss(step, batches, held_out) == min(losses)
+
+
+def test_fit_on_noise_leaves_the_matchers_order_alone() -> None:
+    batches, step = taste_problem(num_users=60, epochs=10, learning_rate=0.1)
+    rng = np.random.default_rng(1)
+    batches.scores[:] = 4.0 * batches.labels[:, :, 0]  # the matcher knows, so that whatever is learned makes it worse
+    training = batches.useful[:40]
+    batches.labels[training] = rng.permuted(batches.labels[training], axis=1)
+    batches.useful, held_out = training, np.arange(40, 60)
+    before = {name: value.clone() for name, value in step.model.state_dict().items()}
+    fitted = fit_reranker(step, batches, batches.cfg.optim, held_out)
+    assert fitted.best_epoch == 0
+    assert fitted.epochs[-1]["held_out"] > fitted.before
+    assert all(torch.equal(before[name], value) for name, value in step.model.state_dict().items())
+
+
+def test_fit_without_lists_changes_nothing() -> None:
+    batches, step = taste_problem(num_users=10)
+    batches.useful = batches.useful[:0]
+    fitted = fit_reranker(step, batches, batches.cfg.optim, np.arange(0))
+    assert (fitted.epochs, fitted.best_epoch, fitted.before) == ([], 0, 0.0)
