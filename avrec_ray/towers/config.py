@@ -36,6 +36,8 @@ class TowersConfig:
     """Add a learned vector an item, so that warm items gain from behaviour beyond their content."""
     id_dropout: float = 0.3
     """Chance, in training, that an item's id vector is hidden, so that cold items work too."""
+    content_weight: float = 8.0
+    """Length of an item's content vector beside its id vector, which starts at 1; less where content says little."""
 
     num_frames: int = 8
     frame_size: int = 64
@@ -54,6 +56,7 @@ class TowersConfig:
             raise ConfigError(
                 f"media.num_frames={self.num_frames} is not a multiple of tokens_per_clip={self.tokens_per_clip}"
             )
+        check_range("towers.content_weight", self.content_weight, 0.0, 100.0)
         for name in ("dropout", "modality_dropout", "id_dropout"):
             check_range(f"towers.{name}", getattr(self, name), 0.0, 0.99)
         for name in ("embedding_dim", "encoder_layers", "fusion_layers", "user_layers", "history_length", "max_clips"):

@@ -84,10 +84,14 @@ class ItemTower(nn.Module):
         return {name: F.normalize(self.contrast_heads[name](tokens[name].mean(1)), dim=-1) for name in MODALITIES}
 
     def fuse(self, items: ItemTokens, item_idx: Tensor | None = None, warm: Tensor | None = None) -> Tensor:
-        """Item embeddings, unit [B, D]; `item_idx` int64 [B] and `warm` bool [B] add id vectors to warm items."""
+        """Item embeddings, unit [B, D]; `item_idx` int64 [B] and `warm` bool [B] add id vectors to warm items.
+
+        Content has the length `content_weight`, id vectors start with length 1 and grow where behaviour says so.
+        """
         masks = drop_modalities(items.masks, self.cfg.modality_dropout) if self.training else items.masks
         fused_BE, _ = self.fusion(items.tokens, masks)
-        return F.normalize(self.project(fused_BE) + self._id_vectors(fused_BE, item_idx, warm), dim=-1)
+        content_BD = F.normalize(self.project(fused_BE), dim=-1) * self.cfg.content_weight
+        return F.normalize(content_BD + self._id_vectors(fused_BE, item_idx, warm), dim=-1)
 
     def moments(self, items: ItemTokens) -> tuple[Tensor, Tensor]:
         """Moments, unit [B, M, D], and which exist, bool [B, M]; M = 2 * max_clips + 1.
