@@ -124,7 +124,10 @@ class ItemBody(BaseModel):
 
     item_id: str
     rank: int
-    score: float
+    score: float = Field(
+        description="Orders one list: a logit in recommendations and in /v1/rank, a cosine in similar items, the log "
+        "of popularity where the list is degraded to it. Scores of different lists do not compare."
+    )
     title: str
     category: str | None
     explanation: Explanation | None = None
