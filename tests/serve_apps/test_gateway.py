@@ -12,12 +12,12 @@ from serve_apps.config import ServeConfig
 from serve_apps.gateway import build_app
 from serve_apps.run import check_port_free
 from tests.serve_apps.conftest import free_port
-from tests.serve_apps.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import build_tiny_bundle
 
 
 @pytest.fixture
 def args(tmp_path: Path, catalogue: Catalogue) -> dict[str, Any]:
-    return {"bundle": str(write_tiny_bundle(tmp_path / "v-1", catalogue)), "storage_path": str(tmp_path)}
+    return {"bundle": str(build_tiny_bundle(tmp_path / "v-1", catalogue=catalogue)), "storage_path": str(tmp_path)}
 
 
 def test_build_app_needs_no_cluster(args: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from avrec_ray.types import Event, Filters, Query, RankedItem
 from serve_apps.config import ServeConfig
 from serve_apps.run import start
 from tests.serve_apps.conftest import feedback_event, free_port, small_catalogue
-from tests.serve_apps.tiny_bundle import TOWERS_VERSION, write_tiny_bundle
+from tests.tiny_bundle import TOWERS_VERSION, build_tiny_bundle
 
 pytestmark = pytest.mark.ray
 
@@ -50,7 +50,7 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
     from ray import serve
 
     folder = tmp_path_factory.mktemp("service")
-    bundle = write_tiny_bundle(folder / "v-tiny", small_catalogue())
+    bundle = build_tiny_bundle(folder / "v-tiny", catalogue=small_catalogue(), head_std=1.0)
     store = EventStore(f"sqlite:///{folder / 'events.db'}")
     for user_id, item_ids in USERS.items():
         events = [
