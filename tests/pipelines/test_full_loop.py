@@ -1,0 +1,225 @@
+"""The whole loop on a tiny catalogue: each stage once, in order, and its outputs fit each other."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from avrec_ray.bundle import load_bundle
+from avrec_ray.cluster_config import ClusterConfig
+from avrec_ray.config import JobConfig, TrainingConfig, towers_for
+from avrec_ray.datasets.config import DataConfig, SyntheticConfig
+from avrec_ray.feedback.store import EventStore
+from avrec_ray.media.config import MediaConfig
+from avrec_ray.pipelines import full_loop
+from avrec_ray.pipelines.catalogue import read_item_tokens
+from avrec_ray.pipelines.recommend import histories_of
+from avrec_ray.pipelines.stage import Loop, StageRecord, require_record
+from avrec_ray.pipelines.storage import Storage
+from avrec_ray.pipelines.tracking import PARENT_TAG
+from avrec_ray.ranking.config import RerankerConfig
+from avrec_ray.ranking.recommend import recommend
+from avrec_ray.ranking.reranker import Reranker
+from avrec_ray.retrieval.matcher import Matcher
+from avrec_ray.towers.two_tower import TwoTower
+from avrec_ray.training.checkpoint import load_weights
+from avrec_ray.training.config import FinetuneConfig, OptimConfig, PretrainConfig
+from avrec_ray.types import Query
+from tests.tiny_models import tiny_towers
+
+pytestmark = pytest.mark.ray
+
+STAGES = [
+    "prepare", "decode_media", "split", "pretrain", "finetune", "train_reranker", "refresh", "embed_items",
+    "build_index", "bundle", "evaluate", "register", "load_events",
+]  # fmt: skip
+MEDIA = MediaConfig(num_frames=2, frame_size=16, clip_seconds=0.5, num_mel_bins=8, max_clips=2)
+CATALOGUE = SyntheticConfig(
+    num_items=40, num_users=80, num_interactions=640, broken_items=2, min_seconds=1.0, max_seconds=1.2, frame_size=64
+)
+
+
+def tiny_job(root: Path, reranker_epochs: int = 2) -> JobConfig:
+    """Every stage as small as it can be."""
+    return JobConfig(
+        storage_path=str(root),
+        data=DataConfig(dataset="synthetic", synthetic=CATALOGUE),
+        media=MEDIA,
+        towers=towers_for(tiny_towers(), MEDIA),
+        training=TrainingConfig(
+            pretrain=PretrainConfig(epochs=2, batch_size=8),
+            finetune=FinetuneConfig(epochs=2, refresh_epochs=2, batch_size=8),
+        ),
+        reranker=RerankerConfig(hidden_dim=8, optim=OptimConfig(epochs=reranker_epochs, batch_size=8)),
+        cluster=ClusterConfig(num_workers=2),
+    )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of the loop: what it was told, where it put the bundle and what it said."""
+
+    job: JobConfig
+    loop: Loop
+    bundle: Path
+    lines: list[str]
+
+    @property
+    def storage(self) -> Storage:
+        return self.loop.storage
+
+    def record(self, stage: str) -> StageRecord:
+        return require_record(self.storage, stage)
+
+    def stages_that(self, ended: str) -> list[str]:
+        """Names of the stages with a line that ends so, in order."""
+        return [line.split("] ")[1].split(":")[0] for line in self.lines if line.endswith(ended)]
+
+
+def run_loop(job: JobConfig) -> Pass:
+    lines: list[str] = []
+    with full_loop.open_loop(job, "full_loop", full_loop.NUM_STAGES) as loop:
+        loop.echo = lines.append
+        bundle = full_loop.run(loop, job)
+    return Pass(job, loop, bundle, lines)
+
+
+@pytest.fixture(scope="module")
+def first(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Pass:
+    """The loop over an empty folder."""
+    return run_loop(tiny_job(tmp_path_factory.mktemp("loop")))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def mlflow_runs(run: Pass) -> list[Run]:
+    """Every run of the experiment, oldest first."""
+    client = MlflowClient(run.loop.tracking_uri)
+    experiment = client.get_experiment_by_name(run.job.tracking.experiment)
+    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+
+
+def test_every_stage_runs_in_order_and_leaves_a_record(first: Pass) -> None:
+    assert len(STAGES) == full_loop.NUM_STAGES
+    assert first.stages_that(ended="started") == STAGES
+    for stage in STAGES:
+        record = first.record(stage)
+        assert record.stage == stage
+        assert record.metrics
+        assert all(Path(path).exists() for path in record.outputs)
+    assert not list(first.storage.root.rglob("*.part"))
+
+
+def test_every_item_is_in_clips_or_in_quarantine(first: Pass) -> None:
+    wanted, usable, aside = (
+        pq.read_table(path, columns=["item_id"])["item_id"].to_pylist()
+        for path in (first.storage.items, first.storage.folder("clips"), first.storage.folder("quarantine"))
+    )
+    assert len(wanted) == CATALOGUE.num_items
+    assert len(aside) == CATALOGUE.broken_items
+    assert sorted({*usable, *aside}) == sorted(wanted)
+    assert not {*usable} & {*aside}
+
+
+def test_bundle_opens_and_its_vectors_are_of_its_towers(first: Pass) -> None:
+    bundle = load_bundle(first.bundle)
+    version = f"v-{first.record('refresh').fingerprint[:12]}"
+    assert bundle.metadata.model_version == first.bundle.name
+    assert bundle.metadata.towers_version == version
+    for name in ("embeddings", "moments"):
+        metadata = pq.read_schema(first.bundle / f"{name}.parquet").metadata
+        assert metadata[b"model_version"].decode() == version
+    towers = TwoTower(first.job.towers, len(bundle.items)).eval()
+    load_weights(first.bundle / "towers.safetensors", towers)
+    _, tokens, _ = read_item_tokens(first.storage.folder("item_tokens") / "tokens.parquet", first.job.towers)
+    with torch.inference_mode():
+        expected = towers.embed_items(tokens, torch.arange(len(bundle.items)), torch.from_numpy(bundle.items.warm))
+    np.testing.assert_allclose(bundle.embeddings, expected.numpy(), atol=1e-5)
+
+
+def test_bundle_serves_the_towers_of_refresh(first: Pass) -> None:
+    served, refreshed, finetuned = (
+        (folder / "towers.safetensors").read_bytes()
+        for folder in (first.bundle, first.storage.folder("refresh"), first.storage.folder("finetune"))
+    )
+    assert served == refreshed
+    assert served != finetuned
+
+
+def test_recommendations_equal_a_fresh_ranking_from_the_bundle(first: Pass) -> None:
+    """For whoever chose most in valid: their list would differ if histories ended with train."""
+    splits = first.storage.folder("splits")
+    valid = pq.read_table(splits / "valid.parquet")
+    table = pq.read_table(first.storage.folder("evaluation") / "recommendations.parquet")
+    asked = valid.filter(pc.is_in(valid["user_id"], value_set=table["user_id"].combine_chunks()))
+    user = pc.mode(asked["user_id"].dictionary_encode().combine_chunks().indices)[0]["mode"].as_py()
+    user = asked["user_id"].dictionary_encode().combine_chunks().dictionary[user].as_py()
+    history = histories_of(pa.concat_tables([pq.read_table(splits / "train.parquet"), valid]), [user])[user]
+    bundle = load_bundle(first.bundle)
+    matcher, reranker = Matcher(bundle, first.job.matcher), Reranker(bundle, first.job.policy)
+    (ranking,) = recommend(matcher, reranker, [Query(user, history, k=first.job.evaluation.list_length)])
+    found = table.filter(pc.equal(table["user_id"], user)).to_pylist()
+    assert [row["item_id"] for row in found] == [item.item_id for item in ranking]
+    assert [row["rank"] for row in found] == [item.rank for item in ranking]
+    assert [row["score"] for row in found] == pytest.approx([item.score for item in ranking], abs=1e-5)
+    assert not {row["item_id"] for row in found} & {event.item_id for event in history}
+
+
+def test_tracking_holds_one_parent_with_a_child_a_stage(first: Pass) -> None:
+    runs = mlflow_runs(first)
+    parents = [run for run in runs if PARENT_TAG not in run.data.tags]
+    children = [run for run in runs if PARENT_TAG in run.data.tags]
+    assert [run.info.run_name for run in parents] == ["full_loop-synthetic-seed0"]
+    assert {run.data.tags[PARENT_TAG] for run in children} == {parents[0].info.run_id}
+    assert {run.info.run_name: run.info.run_id for run in children} == {s: first.record(s).run_id for s in STAGES}
+    assert len(children) == len(STAGES)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    metrics = {name: value for name, value in parents[0].data.metrics.items() if "/" in name}
+    assert metrics == pytest.approx(first.record("evaluate").metrics)
+
+
+def test_champion_is_the_bundle(first: Pass) -> None:
+    champion = first.loop.resolve_bundle(f"models:/{first.job.tracking.model_name}@champion")
+    assert digests(champion) == digests(first.bundle)
+    assert first.loop.resolve_bundle("") == first.bundle
+
+
+def test_event_store_holds_every_interaction(first: Pass) -> None:
+    store = EventStore(first.storage.events_url)
+    assert store.count() == CATALOGUE.num_interactions
+    store.close()
+
+
+def test_second_run_does_nothing(first: Pass) -> None:
+    before = digests(first.storage.root)
+    again = run_loop(first.job)
+    assert again.stages_that(ended="skipped") == STAGES
+    assert len(again.lines) == len(STAGES)
+    assert not again.loop.had_work
+    assert again.bundle == first.bundle
+    assert digests(first.storage.root) == before  # MLflow's database is among them
+
+
+def test_late_setting_reruns_only_what_depends_on_it(first: Pass) -> None:
+    """The last test: it replaces outputs that those above look at."""
+    kept = {stage: first.record(stage) for stage in STAGES}
+    before = digests(first.bundle)
+    changed = run_loop(tiny_job(first.storage.root, reranker_epochs=1))
+    rerun = ["train_reranker", "bundle", "evaluate", "register"]
+    assert changed.stages_that(ended="started") == rerun
+    assert [stage for stage in STAGES if changed.record(stage) != kept[stage]] == rerun
+    assert changed.bundle != first.bundle
+    assert digests(first.bundle) == before
+    champion = changed.loop.resolve_bundle(f"models:/{changed.job.tracking.model_name}@champion")
+    assert digests(champion) == digests(changed.bundle)
