@@ -35,7 +35,7 @@ check: setup ## what CI checks beside the tests: format, lint, types
 serve: setup ## serve the champion of STORAGE at http://127.0.0.1:8080
 	@$(BIN)/python -m jobs.serve storage_path=$(STORAGE) $(ARGS)
 
-ui: setup ## MLflow UI of STORAGE at http://127.0.0.1:5000
+ui: setup ## MLflow UI of STORAGE at http://127.0.0.1:5000/#/experiments?workflowType=machine_learning
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(STORAGE)/mlflow.db --host 127.0.0.1 --port 5000 $(ARGS)
 
 bench: setup ## run the benchmarks; each prints ratios against a named baseline

@@ -10,6 +10,7 @@ from typing import Any
 from avrec_ray.bundle import Catalogue, load_catalogue
 from avrec_ray.config import JobConfig
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.pipelines.full_loop import MLFLOW_UI_URL
 from avrec_ray.types import POSITIVE_EVENTS, Event
 
 NUM_USERS = 3
@@ -77,7 +78,7 @@ def finish(url: str, user_id: str, job: JobConfig, tracking_uri: str, say: Calla
     query = json.dumps({"user_id": user_id, "k": 10, "explain": True})
     say(f"\nservice    {url}   (API: {url}/docs)")
     say(f"ask it     {curl} '{query}'")
-    say(f"MLflow UI  .venv/bin/mlflow ui --backend-store-uri {tracking_uri}   then open http://127.0.0.1:5000")
+    say(f"MLflow UI  .venv/bin/mlflow ui --backend-store-uri {tracking_uri}   then open {MLFLOW_UI_URL}")
     if job.once:
         answer = recommend(url, user_id, 10, explain=False)
         say(f"\nPOST /v1/recommend for {user_id}:")

@@ -27,6 +27,8 @@ from avrec_ray.pipelines.stage import Loop
 from avrec_ray.pipelines.storage import Storage
 
 NUM_STAGES = 13
+MLFLOW_UI_URL = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+"""MLflow's UI opens on its pages for language models unless told otherwise."""
 
 
 def run(loop: Loop, job: JobConfig) -> Path:
@@ -57,7 +59,7 @@ def print_summary(loop: Loop, bundle_path: Path) -> None:
     print((root / "evaluation" / "metrics.txt").read_text())
     print(f"bundle     {bundle_path}")
     print(f"serve      python -m jobs.serve storage_path={root}")
-    print(f"MLflow UI  mlflow ui --backend-store-uri {loop.tracking_uri}   then open http://127.0.0.1:5000")
+    print(f"MLflow UI  mlflow ui --backend-store-uri {loop.tracking_uri}   then open {MLFLOW_UI_URL}")
 
 
 @contextmanager
