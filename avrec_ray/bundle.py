@@ -38,7 +38,8 @@ FORMAT = 1
 """Version of the directory layout."""
 
 REQUIRED_FILES = (
-    "towers.safetensors", "reranker.safetensors", "items.parquet", "embeddings.parquet", "moments.parquet",
+    "towers.safetensors", "reranker.safetensors", "neighbours.safetensors", "items.parquet", "embeddings.parquet",
+    "moments.parquet",
 )  # fmt: skip
 """Files without which nothing can be served; the index checks its own."""
 

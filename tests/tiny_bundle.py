@@ -11,6 +11,7 @@ from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.interaction import AttentionReranker
 from avrec_ray.retrieval.config import IndexConfig
 from avrec_ray.retrieval.index import build_index
+from avrec_ray.retrieval.neighbours import fit_neighbours
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTokens
 from avrec_ray.towers.two_tower import TwoTower
@@ -58,6 +59,9 @@ def build_tiny_bundle(
             torch.nn.init.normal_(scorer.context.weight[:, 1], std=head_std)  # of popularity
         save_weights(staging / "towers.safetensors", two_tower)
         save_weights(staging / "reranker.safetensors", scorer)
+        rng = np.random.default_rng(seed)
+        users, chosen = rng.integers(0, 30, 200), rng.integers(0, len(items), 200)
+        fit_neighbours(users, chosen, 30, len(items)).save(staging / "neighbours.safetensors")
         pq.write_table(catalogue_table(items), staging / "items.parquet")
         _write_vectors(staging, two_tower, items, tiny_tokens(cfg, len(items), seed))
 

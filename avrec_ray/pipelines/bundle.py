@@ -11,6 +11,7 @@ from avrec_ray.dataclass_io import to_dict
 from avrec_ray.pipelines.catalogue import build_catalogue, item_durations, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import model_version
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, fingerprint_of, require_record
+from avrec_ray.pipelines.train_reranker import fit_item_neighbours
 
 PARTS = ("train_reranker", "refresh", "embed_items", "build_index")
 
@@ -32,7 +33,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             data_version=require_record(storage, "split").fingerprint[:12],
         )
         shutil.rmtree(folder, ignore_errors=True)  # only a bundle that a killed run left without its record
-        save_bundle(folder, metadata, lambda staging: _copy_parts(storage.root, staging))
+        save_bundle(folder, metadata, lambda staging: _write_parts(storage.root, job, staging))
         bundle = load_bundle(folder)
         num_bytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         stage.log(f"{folder.name}: {len(bundle.items)} items, {num_bytes / 1e6:.1f} MB at {folder}")
@@ -74,13 +75,15 @@ def _settings(job: JobConfig) -> dict[str, object]:
     return {"towers": to_dict(job.towers), "reranker": to_dict(job.reranker), "seed": job.seed}
 
 
-def _copy_parts(root: Path, staging: Path) -> None:
+def _write_parts(root: Path, job: JobConfig, staging: Path) -> None:
     shutil.copy(root / "refresh" / "towers.safetensors", staging)
     shutil.copy(root / "reranker" / "reranker.safetensors", staging)
     shutil.copy(root / "embeddings" / "embeddings.parquet", staging)
     shutil.copy(root / "moments" / "moments.parquet", staging)
     shutil.copytree(root / "index", staging / "index")
     item_ids = pq.read_table(staging / "embeddings.parquet", columns=["item_id"])["item_id"].to_pylist()
+    neighbours = fit_item_neighbours(root, job, ("train", "valid"), item_ids)
+    neighbours.save(staging / "neighbours.safetensors")
     items = read_items(root / "tables" / "items.parquet", item_ids)
     catalogue = build_catalogue(items, read_fitted(root, ("train", "valid")), item_durations(items))
     pq.write_table(catalogue_table(catalogue), staging / "items.parquet")

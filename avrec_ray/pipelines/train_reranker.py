@@ -17,11 +17,12 @@ from avrec_ray.pipelines.embed_items import CatalogueVectors, embed_catalogue
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.ranking.fitting import FittedReranker, fit_reranker
 from avrec_ray.ranking.interaction import AttentionReranker
-from avrec_ray.ranking.lists import ItemArrays
+from avrec_ray.ranking.lists import ItemArrays, neighbour_scores
 from avrec_ray.ranking.training import RerankBatches, RerankQuery, RerankStep, held_out_queries
+from avrec_ray.retrieval.neighbours import ItemNeighbours, fit_neighbours
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights, save_weights
-from avrec_ray.training.histories import EventColumns, columns_from_table, pad_histories
+from avrec_ray.training.histories import POSITIVE_CODES, EventColumns, columns_from_table, pad_histories
 
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:
@@ -69,7 +70,15 @@ def _fit_reranker(root: str, job: JobConfig, vectors: CatalogueVectors, output: 
     if not queries:
         raise StageError("train_reranker: no user has held-out behaviour; raise evaluation.split.valid_fraction")
     candidate_idx, scores = matcher_candidates(folder, job, items, columns, queries)
-    batches = RerankBatches(columns, queries, candidate_idx, scores, items.popularity.numpy(), job.reranker, job.seed)
+    neighbours = fit_item_neighbours(folder, job, ("train",), vectors.item_ids)
+    spoken_for = [
+        neighbour_scores(neighbours, columns, (query.start, query.stop), candidates)
+        for query, candidates in zip(queries, candidate_idx, strict=True)
+    ]
+    popularity = items.popularity.numpy()
+    batches = RerankBatches(
+        columns, queries, candidate_idx, scores, np.stack(spoken_for), popularity, job.reranker, job.seed
+    )
     held_out = batches.hold_out(job.reranker.held_out_share)
     step = RerankStep(AttentionReranker(job.reranker, job.towers.embedding_dim), items)
     began = time.monotonic()
@@ -91,6 +100,17 @@ def item_arrays(folder: Path, vectors: CatalogueVectors) -> ItemArrays:
         moments=torch.tensor(vectors.moments),
         moment_mask=torch.tensor(vectors.moment_mask),
         popularity=torch.from_numpy((counts / max(counts.sum(), 1)).astype(np.float32)),
+    )
+
+
+def fit_item_neighbours(folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str]) -> ItemNeighbours:
+    """The item-to-item table over the choices in the named parts of the split."""
+    index = {item_id: row for row, item_id in enumerate(item_ids)}
+    columns = columns_from_table(read_fitted(folder, parts), index, np.full(len(item_ids), np.nan, np.float32))
+    chosen = np.isin(columns.event, POSITIVE_CODES)
+    user_idx = np.repeat(np.arange(len(columns.user_ids)), np.diff(columns.starts))[chosen]
+    return fit_neighbours(
+        user_idx, columns.item_idx[chosen], len(columns.user_ids), len(item_ids), job.reranker.num_neighbours
     )
 
 

@@ -21,6 +21,8 @@ class RerankerConfig:
     num_interests: int = 20
     """Most recent items of the history that take part."""
     hidden_dim: int = 32
+    num_neighbours: int = 100
+    """Items of the item-to-item table that speak for each item, by the users who chose both."""
     num_candidates: int = 100
     """Candidates of a query that the matcher passes on, and among which the model is trained."""
     target_weights: dict[str, float] = field(default_factory=default_target_weights)
@@ -34,6 +36,7 @@ class RerankerConfig:
 
     def __post_init__(self) -> None:
         check_range("reranker.num_interests", self.num_interests, 1)
+        check_range("reranker.num_neighbours", self.num_neighbours, 1)
         check_range("reranker.num_candidates", self.num_candidates, 2)
         check_range("reranker.candidates_per_step", self.candidates_per_step, 2)
         check_range("reranker.queries_per_user", self.queries_per_user, 1)

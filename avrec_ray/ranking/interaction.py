@@ -51,7 +51,7 @@ class AttentionReranker(nn.Module):
         # The heads start at zero: an untrained reranker leaves the matcher's order alone.
         nn.init.zeros_(self.heads.weight)
         nn.init.zeros_(self.heads.bias)
-        self.context = nn.Linear(2, len(TARGETS))
+        self.context = nn.Linear(3, len(TARGETS))
         nn.init.zeros_(self.context.weight)
         with torch.no_grad():
             self.context.weight[TARGETS.index("choose"), 0] = 1.0
@@ -65,7 +65,7 @@ class AttentionReranker(nn.Module):
         mask_BI: Tensor,
         v_BKMD: Tensor,
         mask_BKM: Tensor,
-        context_BK2: Tensor,
+        context_BKC: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Logits [B, K, T] a target, and attention [B, K, I, M].
 
@@ -74,7 +74,7 @@ class AttentionReranker(nn.Module):
             event_BI, watch_ratio_BI: how each was watched, as in `UserTower.forward`.
             mask_BI, mask_BKM: which interests and moments exist.
             v_BKMD: unit moments of the candidates.
-            context_BK2: the matcher's scaled score and the log popularity of each candidate.
+            context_BKC: what is known of each candidate beyond its moments, [B, K, 3], see `context_features`.
         """
         pairs_BKIM = mask_BI[:, None, :, None] & mask_BKM[:, :, None, :]
         u_B1ID = self.interest(u_BID).unsqueeze(1).expand(-1, v_BKMD.shape[1], -1, -1)
@@ -87,7 +87,7 @@ class AttentionReranker(nn.Module):
         product = self.pair_product(u_BID)[:, None, :, None, :] * from_v_BKMH[:, :, None, :, :]
         hidden = F.gelu(from_u_BIH[:, None, :, None, :] + from_v_BKMH[:, :, None, :, :] + product)
         pooled_BKH = (attention.unsqueeze(-1) * hidden).sum((2, 3))
-        return self.heads(pooled_BKH) + self.context(context_BK2), attention
+        return self.heads(pooled_BKH) + self.context(context_BKC), attention
 
 
 def combine(logits_BKT: Tensor, target_weights: dict[str, float]) -> Tensor:

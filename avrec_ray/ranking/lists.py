@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from avrec_ray.retrieval.neighbours import ItemNeighbours
 from avrec_ray.training.histories import POSITIVE_CODES, EventColumns
 
 
@@ -65,6 +66,16 @@ def newest_chosen(columns: EventColumns, start: int, stop: int, limit: int) -> n
     return np.asarray(rows[::-1][np.sort(first_from_end)][:limit][::-1])
 
 
-def context_features(matcher_score_BK: Tensor, popularity_BK: Tensor) -> Tensor:
-    """[B, K, 2]: the matcher's scaled score and log popularity (floored at one in a million)."""
-    return torch.stack([matcher_score_BK, torch.log(popularity_BK.clamp(min=1e-6))], -1)
+def neighbour_scores(
+    neighbours: ItemNeighbours, columns: EventColumns, span: tuple[int, int], candidate_idx: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """float32 [K]: how much the items chosen in rows [start, stop) speak for each candidate."""
+    rows = slice(*span)
+    chosen = columns.item_idx[rows][np.isin(columns.event[rows], POSITIVE_CODES)]
+    return neighbours.scores(chosen)[candidate_idx]
+
+
+def context_features(matcher_score_BK: Tensor, popularity_BK: Tensor, neighbour_score_BK: Tensor) -> Tensor:
+    """[B, K, 3]: the matcher's scaled score, log popularity (floored at one in a million), log1p of the neighbours'."""
+    popularity = torch.log(popularity_BK.clamp(min=1e-6))
+    return torch.stack([matcher_score_BK, popularity, torch.log1p(neighbour_score_BK)], -1)

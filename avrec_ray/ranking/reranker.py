@@ -14,8 +14,9 @@ from torch import Tensor
 from avrec_ray.bundle import Bundle, load_bundle
 from avrec_ray.errors import BundleError
 from avrec_ray.ranking.interaction import AttentionReranker, combine
-from avrec_ray.ranking.lists import ItemArrays, context_features, interests_of
+from avrec_ray.ranking.lists import ItemArrays, context_features, interests_of, neighbour_scores
 from avrec_ray.ranking.policy import PolicyConfig, apply_policy
+from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.towers.config import moment_layout
 from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.histories import columns_from_events
@@ -37,6 +38,7 @@ class Reranker:
         load_weights(self.bundle.path / "reranker.safetensors", self.model)
         self.model.eval()
         self.items = item_arrays(self.bundle)
+        self.neighbours = load_neighbours(self.bundle.path / "neighbours.safetensors", len(self.bundle.items))
         self.layout = moment_layout(self.bundle.metadata.towers.max_clips)
 
     def rerank(self, query: Query, candidates: Sequence[Candidate]) -> list[RankedItem]:
@@ -84,6 +86,7 @@ class Reranker:
         interests = interests_of(columns, [(0, len(columns.item_idx))], self.cfg.num_interests)
         matcher_scores = torch.tensor([[c.score for c in candidates]], dtype=torch.float32)
         candidate_idx = torch.from_numpy(rows)[None]
+        neighbours = neighbour_scores(self.neighbours, columns, (0, len(columns.item_idx)), rows)
         logits, attention = self.model(
             self.items.embeddings[interests.item_idx],
             interests.event,
@@ -91,7 +94,7 @@ class Reranker:
             interests.mask,
             self.items.moments[candidate_idx],
             self.items.moment_mask[candidate_idx],
-            context_features(matcher_scores, self.items.popularity[candidate_idx]),
+            context_features(matcher_scores, self.items.popularity[candidate_idx], torch.from_numpy(neighbours)[None]),
         )
         watched = np.where(interests.mask[0].numpy(), interests.item_idx[0].numpy(), -1)
         scores = combine(logits, self.cfg.target_weights)[0] if (watched >= 0).any() else matcher_scores[0]

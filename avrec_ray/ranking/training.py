@@ -42,7 +42,7 @@ class RerankBatch:
     candidate_idx: Tensor
     """int64 [B, K]."""
     context: Tensor
-    """float32 [B, K, 2]."""
+    """float32 [B, K, 3]."""
     labels: Tensor
     """float32 [B, K, T], NaN where not known."""
 
@@ -84,7 +84,8 @@ def label_candidates(
 
 
 class RerankBatches:
-    """Callable: epoch -> batches. `candidate_idx` int64 [Q, K] and `scores` float32 [Q, K] come from the matcher."""
+    """Callable: epoch -> batches. `candidate_idx` int64 [Q, K] and `scores` float32 [Q, K] come from the matcher,
+    `neighbour_scores` float32 [Q, K] from `lists.neighbour_scores`."""
 
     def __init__(
         self,
@@ -92,12 +93,14 @@ class RerankBatches:
         queries: Sequence[RerankQuery],
         candidate_idx: npt.NDArray[np.int64],
         scores: npt.NDArray[np.float32],
+        neighbour_scores: npt.NDArray[np.float32],
         popularity: npt.NDArray[np.float32],
         cfg: RerankerConfig,
         seed: int,
     ) -> None:
         self.columns, self.queries, self.cfg, self.seed = columns, queries, cfg, seed
         self.candidate_idx, self.scores, self.popularity = candidate_idx, scores, popularity
+        self.neighbour_scores = neighbour_scores
         self.labels = np.stack([label_candidates(columns, q, c) for q, c in zip(queries, candidate_idx, strict=True)])
         self.useful = np.flatnonzero(np.nan_to_num(self.labels).any((1, 2)))
 
@@ -139,10 +142,11 @@ class RerankBatches:
         scores = np.take_along_axis(self.scores[rows], columns, 1)
         labels = np.take_along_axis(self.labels[rows], columns[..., None], 1)
         popularity = torch.from_numpy(self.popularity[candidates])
+        neighbours = torch.from_numpy(np.take_along_axis(self.neighbour_scores[rows], columns, 1))
         return RerankBatch(
             interests=interests_of(self.columns, spans, self.cfg.num_interests),
             candidate_idx=torch.from_numpy(candidates),
-            context=context_features(torch.from_numpy(scores), popularity),
+            context=context_features(torch.from_numpy(scores), popularity, neighbours),
             labels=torch.from_numpy(labels),
         )
 

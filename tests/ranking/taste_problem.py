@@ -40,7 +40,9 @@ def taste_problem(num_users: int = 60, **settings: Any) -> tuple[RerankBatches, 
     )
     popularity = np.full(NUM_ITEMS, 1 / NUM_ITEMS, np.float32)
     scores = rng.normal(size=(num_users, 8)).astype(np.float32)
-    batches = RerankBatches(behaviour, queries, np.stack(candidates), scores, popularity, cfg, seed=0)
+    batches = RerankBatches(
+        behaviour, queries, np.stack(candidates), scores, np.zeros_like(scores), popularity, cfg, seed=0
+    )
     arrays = ItemArrays(items, items[:, None].clone(), torch.ones(NUM_ITEMS, 1).bool(), torch.from_numpy(popularity))
     torch.manual_seed(0)
     return batches, RerankStep(AttentionReranker(cfg, DIM), arrays)

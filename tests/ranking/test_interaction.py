@@ -43,7 +43,7 @@ def reranker_inputs(num_candidates: int, batch: int = 1, seed: int = 0) -> dict[
             torch.randn(batch, num_candidates, NUM_MOMENTS, DIM, generator=rng), dim=-1
         ),
         "mask_BKM": mask,
-        "context_BK2": torch.randn(batch, num_candidates, 2, generator=rng),
+        "context_BKC": torch.randn(batch, num_candidates, 3, generator=rng),
     }
 
 
@@ -120,7 +120,7 @@ def test_attention_far_from_everything_does_not_underflow() -> None:
 def test_score_of_a_candidate_does_not_depend_on_order_or_company(seed: int, order: list[int]) -> None:
     model, inputs, others = opinionated(), reranker_inputs(6, seed=seed), reranker_inputs(6, seed=seed + 1)
     logits, attention = model(**inputs)
-    by_candidate = ("v_BKMD", "mask_BKM", "context_BK2")
+    by_candidate = ("v_BKMD", "mask_BKM", "context_BKC")
     shuffled = {name: value[:, order] if name in by_candidate else value for name, value in inputs.items()}
     torch.testing.assert_close(model(**shuffled)[0], logits[:, order], atol=1e-6, rtol=0)
     replaced = dict(inputs)
@@ -142,7 +142,7 @@ def test_score_does_not_read_absent_interests_and_moments() -> None:
     assert torch.equal(model(**changed)[0], logits)
 
 
-@pytest.mark.parametrize("name", ["u_BID", "event_BI", "watch_ratio_BI", "v_BKMD", "context_BK2"])
+@pytest.mark.parametrize("name", ["u_BID", "event_BI", "watch_ratio_BI", "v_BKMD", "context_BKC"])
 def test_score_reads_every_input(name: str) -> None:
     model, inputs = opinionated(), reranker_inputs(5)
     other = reranker_inputs(5, seed=9)[name] if name != "watch_ratio_BI" else torch.full((1, NUM_INTERESTS), 0.5)
@@ -166,7 +166,7 @@ def test_score_is_the_attention_weighted_sum_of_pair_features() -> None:
                 side_v = model.pair_v(v[k, j])
                 pair = torch.nn.functional.gelu(side_u + side_v + model.pair_product(u[i]) * side_v)
                 pooled += float(weights[i, j]) * pair
-            expected = model.heads(pooled) + model.context(inputs["context_BK2"][0, k])
+            expected = model.heads(pooled) + model.context(inputs["context_BKC"][0, k])
         np.testing.assert_allclose(attention[0, k].detach().numpy(), weights, atol=1e-5)
         torch.testing.assert_close(logits[0, k], expected, atol=1e-4, rtol=1e-4)
 
@@ -176,7 +176,7 @@ def test_untrained_reranker_scores_as_the_matcher_does() -> None:
     model, inputs = AttentionReranker(RerankerConfig(), DIM), reranker_inputs(20, batch=3)
     logits, _ = model(**inputs)
     scores = combine(logits, RerankerConfig().target_weights)
-    torch.testing.assert_close(scores, inputs["context_BK2"][..., 0])
+    torch.testing.assert_close(scores, inputs["context_BKC"][..., 0])
 
 
 def test_combine_is_the_weighted_sum_of_heads() -> None:

@@ -17,7 +17,8 @@ from avrec_ray.ranking.recommend import recommend
 from avrec_ray.ranking.reranker import MAX_REASONS, Reranker
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.matcher import Matcher
-from avrec_ray.training.histories import columns_from_events
+from avrec_ray.retrieval.neighbours import load_neighbours
+from avrec_ray.training.histories import POSITIVE_CODES, columns_from_events
 from avrec_ray.types import Candidate, Event, Filters, Query
 from tests.tiny_bundle import build_tiny_bundle
 
@@ -73,12 +74,15 @@ def test_rerank_scores_are_those_of_the_model_on_the_bundle(reranker: Reranker, 
     columns = columns_from_events([PAST], bundle.items.index_of, bundle.items.durations)
     interests = interests_of(columns, [(0, len(columns.item_idx))], 5)
     rows = torch.tensor([[bundle.items.index_of[c.item_id] for c in candidates]])
+    neighbours = load_neighbours(bundle.path / "neighbours.safetensors", len(bundle.items))
     with torch.no_grad():
         logits, _ = reranker.model(
             torch.from_numpy(bundle.embeddings)[interests.item_idx], interests.event, interests.watch_ratio,
             interests.mask, torch.from_numpy(bundle.moments)[rows], torch.from_numpy(bundle.moment_mask)[rows],
             context_features(
-                torch.tensor([[c.score for c in candidates]]), torch.from_numpy(bundle.items.popularity)[rows]
+                torch.tensor([[c.score for c in candidates]]),
+                torch.from_numpy(bundle.items.popularity)[rows],
+                torch.from_numpy(neighbours.scores(columns.item_idx[np.isin(columns.event, POSITIVE_CODES)]))[rows],
             ),
         )  # fmt: skip
     expected = dict(zip([c.item_id for c in candidates], combine(logits, {"choose": 1.0})[0].tolist(), strict=True))
