@@ -1,7 +1,13 @@
 """What models may learn from, and what they are asked about later.
 
-`temporal` cuts everybody's log at two points of time, as a service lives it. `leave_one_out` holds out the last choice
-of each user, as most papers do; the past of one user is then the future of another, so use it to compare with them.
+`temporal` cuts everybody's log at two points of time, as a service lives it; take it for claims about a service. The
+others take a question apart, and let a model see what others did after the choice it is asked about:
+
+- `leave_one_out` holds out the last choice of each user, as most papers do: for comparing with them.
+- `cold_items` hides items whole: who will like what nobody met yet? The history at test is the user's log of all other
+  items, of any time.
+- `hidden_users` hides users whole: does a model serve somebody it was not fitted on? The history at test is the earlier
+  log of the user, in `Split.context`, which nobody may learn from.
 """
 
 import hashlib
@@ -14,13 +20,10 @@ import pyarrow.compute as pc
 
 from avrec_ray.dataclass_io import check_choice, check_range
 from avrec_ray.errors import ConfigError, TableError
+from avrec_ray.evaluation.split_kinds import CONTEXT, SPLITS, TEST, TRAIN, VALID, Log, id_order
 from avrec_ray.types import POSITIVE_EVENTS, check_interactions
 
-TRAIN, VALID, TEST = 0, 1, 2
-Parts = npt.NDArray[np.int8]
-"""TRAIN, VALID or TEST for each row."""
-Times = npt.NDArray[np.int64]
-"""Microseconds since 1970, UTC."""
+RANK_AMONG = ("all", "hidden")
 
 
 @dataclass(kw_only=True)
@@ -30,27 +33,43 @@ class SplitConfig:
     kind: str = "temporal"
     """Key of SPLITS."""
     test_fraction: float = 0.1
-    """Newest share of the choices, for test; temporal only. A choice is the first positive event of a user and item."""
+    """Share for test of what the kind divides; leave_one_out does not read it. temporal: of the choices, the newest. A
+    choice is the first positive event of a user and item. cold_items: of the items in the log. hidden_users: of the
+    users with `min_interactions` choices."""
     valid_fraction: float = 0.1
-    """Share of the choices just before test; temporal only."""
+    """Share for valid, likewise; temporal: of the choices just before test."""
     min_interactions: int = 5
-    """leave_one_out: users with fewer choices stay in train whole, and are not asked about."""
+    """leave_one_out, hidden_users: users with fewer choices stay in train whole, and are not asked about."""
+    seed: int = 0
+    """cold_items, hidden_users: what draws them, from the ids alone."""
+    context_fraction: float = 0.8
+    """hidden_users: share of a test user's choices, the oldest, that a model sees as history. At least one choice is
+    seen and one asked for."""
+    rank_among: str = "all"
+    """cold_items: what a ranking at test chooses from. all: the catalogue; hidden: the items hidden for test."""
 
     def __post_init__(self) -> None:
         check_choice("evaluation.split.kind", self.kind, SPLITS)
+        check_choice("evaluation.split.rank_among", self.rank_among, RANK_AMONG)
         check_range("evaluation.split.test_fraction", self.test_fraction, 0, 1)
         check_range("evaluation.split.valid_fraction", self.valid_fraction, 0, 1)
+        check_range("evaluation.split.context_fraction", self.context_fraction, 0, 1)
         check_range("evaluation.split.min_interactions", self.min_interactions, 3)
+        check_range("evaluation.split.seed", self.seed, 0)
         if self.test_fraction + self.valid_fraction >= 1:
             raise ConfigError(
                 f"evaluation.split: test_fraction={self.test_fraction} and valid_fraction={self.valid_fraction} "
                 "leave nothing to train on; expected a sum below 1"
             )
+        if self.rank_among == "hidden" and self.kind != "cold_items":
+            raise ConfigError(
+                f"evaluation.split.rank_among='hidden' with kind={self.kind!r}; only cold_items hides items"
+            )
 
 
 @dataclass(eq=False)
 class Split:
-    """Three interactions tables (columns of types.INTERACTIONS, then any extra ones) that hold each row once.
+    """Interactions tables (columns of types.INTERACTIONS, then any extra ones) that together hold each row once.
 
     Rows are in order of time. Rows of one time stand in an order that says nothing (see `tie_codes`): exported logs
     list them by item id, from which a model could guess the next item.
@@ -59,13 +78,26 @@ class Split:
     train: pa.Table
     valid: pa.Table
     test: pa.Table
+    context: pa.Table
+    """hidden_users: what the test users did before their test. Read as history at test, never fitted on. Else empty."""
+    kind: str
     boundaries: dict[str, float] = field(default_factory=dict)
     """temporal: POSIX seconds `valid_at_seconds` and `test_at_seconds`, where valid and test begin. Else empty."""
+    hidden: dict[str, list[str]] = field(default_factory=dict)
+    """Ids in `id_order` under "valid" and "test": cold_items the items hidden, hidden_users the users. Else empty."""
+    candidates: list[str] | None = None
+    """Items that a ranking at test chooses from. None: the catalogue."""
+
+    @property
+    def history(self) -> pa.Table:
+        """What is known of users when they are asked about test: train, valid and context."""
+        return pa.concat_tables([self.train, self.valid, self.context])
 
     @property
     def digests(self) -> dict[str, str]:
-        """sha256 of the content of each part, order included."""
-        return {name: table_digest(getattr(self, name)) for name in ("train", "valid", "test")}
+        """sha256 of the content of each part, order included; of the context where there is one."""
+        names = ["train", "valid", "test"] + ["context"] * bool(self.context.num_rows)
+        return {name: table_digest(getattr(self, name)) for name in names}
 
 
 def split_interactions(table: pa.Table, cfg: SplitConfig) -> Split:
@@ -78,15 +110,20 @@ def split_interactions(table: pa.Table, cfg: SplitConfig) -> Split:
     at_us = table["at"].cast(pa.int64()).to_numpy()
     users, items = table["user_id"].to_pylist(), table["item_id"].to_pylist()
     order = np.lexsort((tie_codes(users, items), at_us))
-    table, at_us = table.take(pa.array(order)), at_us[order]
+    table = table.take(pa.array(order))
     is_choice = first_choices(table)
     if not is_choice.any():
         raise TableError(
             f"interactions: {table.num_rows} rows and no positive event; expected one of {POSITIVE_EVENTS}"
         )
-    parts, boundaries = SPLITS[cfg.kind](table, at_us, is_choice, cfg)
-    train, valid, test = (table.filter(pa.array(parts == part)) for part in (TRAIN, VALID, TEST))
-    return Split(train, valid, test, boundaries)
+    (user, user_ids), (item, item_ids) = (_ordered_codes(table, name) for name in ("user_id", "item_id"))
+    log = Log(user, item, at_us[order], is_choice, user_ids, item_ids)
+    assigned = SPLITS[cfg.kind](log, cfg)
+    train, valid, test, context = (
+        table.filter(pa.array(assigned.parts == part)) for part in (TRAIN, VALID, TEST, CONTEXT)
+    )
+    candidates = assigned.hidden["test"] if cfg.rank_among == "hidden" else None
+    return Split(train, valid, test, context, cfg.kind, assigned.boundaries, assigned.hidden, candidates)
 
 
 def eval_targets(test: pa.Table, history: pa.Table) -> dict[str, list[str]]:
@@ -135,47 +172,6 @@ def table_digest(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _temporal(
-    table: pa.Table, at_us: Times, is_choice: npt.NDArray[np.bool_], cfg: SplitConfig
-) -> tuple[Parts, dict[str, float]]:
-    """Cut all rows at the times that hold back the wanted shares of the choices."""
-    choice_times = at_us[is_choice]
-    test_share = 1 - cfg.test_fraction
-    cuts = [int(share * len(choice_times)) for share in (test_share - cfg.valid_fraction, test_share)]
-    after_all = int(at_us[-1]) + 1
-    valid_at, test_at = (int(choice_times[cut]) if cut < len(choice_times) else after_all for cut in cuts)
-    parts = (at_us >= valid_at).astype(np.int8) + (at_us >= test_at)
-    return parts.astype(np.int8), {"valid_at_seconds": valid_at / 1e6, "test_at_seconds": test_at / 1e6}
-
-
-def _leave_one_out(
-    table: pa.Table, at_us: Times, is_choice: npt.NDArray[np.bool_], cfg: SplitConfig
-) -> tuple[Parts, dict[str, float]]:
-    """Each user's last choice to test, the second last to valid. Other rows go by the times of these two.
-
-    A repeat, skip or impression at or after the time of a held-out choice is held out with it: it may tell of it.
-    """
-    user = _codes(table, "user_id")
-    choices = np.flatnonzero(is_choice)
-    choices = choices[np.argsort(user[choices], kind="stable")]
-    num_choices = np.bincount(user[choices], minlength=int(user.max()) + 1)
-    left = np.cumsum(num_choices)[user[choices]] - 1 - np.arange(len(choices))
-    asked = num_choices[user[choices]] >= cfg.min_interactions
-    never = np.iinfo(np.int64).max
-    parts = np.zeros(table.num_rows, np.int8)
-    for part, place in ((VALID, 1), (TEST, 0)):
-        held_out = choices[asked & (left == place)]
-        part_at = np.full(len(num_choices), never)
-        part_at[user[held_out]] = at_us[held_out]
-        parts[~is_choice & (at_us >= part_at[user])] = part
-        parts[held_out] = part
-    return parts, {}
-
-
-SPLITS = {"temporal": _temporal, "leave_one_out": _leave_one_out}
-"""How each kind of split assigns rows, given in order of time, to parts."""
-
-
 def _is_positive(table: pa.Table) -> pa.ChunkedArray:
     return pc.is_in(table["event"], value_set=pa.array(POSITIVE_EVENTS))
 
@@ -184,6 +180,16 @@ def _codes(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
     """A column of ids as numbers from 0."""
     encoded = table[name].combine_chunks().dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64)
+
+
+def _ordered_codes(table: pa.Table, name: str) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """A column of ids as rows in the list of distinct ids, which does not depend on the order of the table."""
+    encoded = table[name].combine_chunks().dictionary_encode()
+    ids = encoded.dictionary.to_pylist()
+    order = sorted(range(len(ids)), key=lambda code: id_order(ids[code]))
+    rank = np.empty(len(ids), np.int64)
+    rank[order] = np.arange(len(ids))
+    return rank[encoded.indices.to_numpy()], [ids[code] for code in order]
 
 
 def _pairs(table: pa.Table) -> dict[tuple[str, str], None]:

@@ -1,27 +1,40 @@
-"""The split of interactions by time into train, valid and test. Towers learn from train, the reranker from valid."""
+"""The split of interactions into train, valid and test. Towers learn from train, the reranker from valid."""
+
+import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import StageError
-from avrec_ray.evaluation.split import split_interactions
+from avrec_ray.evaluation.leaks import find_leaks
+from avrec_ray.evaluation.split import Split, split_interactions
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
+
+FITTED = ("train", "valid")
+"""Parts that a served model has learned from when test is asked."""
+HISTORY = (*FITTED, "context")
+"""Parts that are a user's history when test is asked."""
 
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:
-    """Stage `split`: tables/interactions.parquet to splits/{train,valid,test}.parquet."""
+    """Stage `split`: tables/interactions.parquet to splits/{train,valid,context,test}.parquet and splits/split.json."""
     storage = loop.storage
 
     def work(stage: StageRun) -> dict[str, float]:
         split = split_interactions(pq.read_table(storage.interactions), job.evaluation.split)
-        parts = {"train": split.train, "valid": split.valid, "test": split.test}
+        parts = {"train": split.train, "valid": split.valid, "context": split.context, "test": split.test}
         for name, table in parts.items():
-            if not table.num_rows:
+            if not table.num_rows and name != "context":
                 raise StageError(f"split: the {name} part is empty; give more interactions or larger fractions")
+        if leaks := find_leaks(split.train, split.valid, split.test, split):
+            raise StageError("split: " + "; ".join(leak.message for leak in leaks))
         with stage.publish("splits") as (folder,):
             for name, table in parts.items():
                 pq.write_table(table, folder / f"{name}.parquet")
+            (folder / "split.json").write_text(json.dumps(_description(split), indent=1))
+        stage.run.tags({f"digest.{name}": digest for name, digest in split.digests.items()})
         return {f"num_{name}": float(table.num_rows) for name, table in parts.items()}
 
     return loop.stage(
@@ -29,5 +42,21 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         work,
         settings=to_dict(job.evaluation.split),
         inputs={"prepare": require_record(storage, "prepare").fingerprint},
-        outputs=[storage.folder("splits") / f"{name}.parquet" for name in ("train", "valid", "test")],
+        outputs=[storage.folder("splits") / f"{name}.parquet" for name in (*HISTORY, "test")],
     )
+
+
+def read_candidates(storage_root: Path) -> list[str] | None:
+    """Items that a ranking at test chooses from; None: the catalogue."""
+    found: list[str] | None = json.loads((storage_root / "splits" / "split.json").read_text())["candidates"]
+    return found
+
+
+def _description(split: Split) -> dict[str, object]:
+    return {
+        "kind": split.kind,
+        "boundaries": split.boundaries,
+        "hidden": split.hidden,
+        "candidates": split.candidates,
+        "digests": split.digests,
+    }

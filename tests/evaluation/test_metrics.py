@@ -1,3 +1,5 @@
+import doctest
+import importlib
 import math
 from random import Random
 
@@ -7,29 +9,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avrec_ray.evaluation import metrics
 from avrec_ray.evaluation.metrics import (
     PER_USER,
     Targets,
-    bootstrap_interval,
+    auc,
+    average_precision_at_k,
     chance_ndcg,
     chance_recall,
     cold_item_metrics,
     count_targets,
     coverage_at_k,
     evaluate_rankings,
-    exposure_at_k,
     find_hits,
-    gini_at_k,
     hit_rate_at_k,
     keep_items,
+    match_targets,
     mrr_at_k,
     ndcg_at_k,
-    novelty_at_k,
+    partial_auc_at_k,
     per_user_metrics,
-    popularity_at_k,
     precision_at_k,
     recall_at_k,
 )
+from tests.evaluation.golden_metrics import KS, load, our_list_values, ranked_of
 
 N = 12
 RANKED = np.array([[3, 1, 2, 0], [5, 6, -1, -1], [-1, -1, -1, -1]])
@@ -59,7 +62,41 @@ def slow_metrics(listed: list[int], wanted: set[int], k: int) -> dict[str, float
         "hit_rate": 1.0 if ranks else 0.0,
         "mrr": 1 / ranks[0] if ranks else 0.0,
         "ndcg": sum(1 / math.log2(rank + 1) for rank in ranks) / ideal,
+        "map": sum(position / rank for position, rank in enumerate(ranks, start=1)) / min(k, len(wanted)),
+        "partial_auc": slow_partial_auc(listed, wanted, k),
     }
+
+
+def slow_partial_auc(listed: list[int], wanted: set[int], k: int) -> float:
+    """Pair by pair: every target against the k best others, which stand behind the list where it is too short."""
+    others = [rank for rank, item in enumerate(listed) if item not in wanted][:k]
+    others += [len(listed)] * (k - len(others))
+    rank_of = {item: rank for rank, item in enumerate(listed)}
+    wins = [rank_of.get(item, math.inf) < other for item in wanted for other in others]
+    return sum(wins) / len(wins)
+
+
+def slow_auc(listed: list[int], wanted: set[int], num_candidates: int) -> float:
+    """Pair by pair, what is not listed tied behind the list."""
+    others = {*range(num_candidates)} - wanted
+    rank_of = {item: rank for rank, item in enumerate(listed)}
+    ranks = [(rank_of.get(a, len(listed)), rank_of.get(b, len(listed))) for a in wanted for b in others]
+    return sum((a < b) + (a == b) / 2 for a, b in ranks) / len(ranks) if ranks else 0.5
+
+
+MODULES = ("hits", "rank_metrics", "list_metrics", "watch_metrics", "slices", "significance")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_of_metrics_hold(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"avrec_ray.evaluation.{name}"))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_metrics_offers_what_it_names() -> None:
+    assert set(metrics.__all__) <= set(dir(metrics))
+    assert len(set(metrics.__all__)) == len(metrics.__all__)
 
 
 def test_metrics_by_hand() -> None:
@@ -74,27 +111,34 @@ def test_metrics_by_hand() -> None:
     assert ndcg_at_k(RANKED, TARGETS, 2) == pytest.approx([(1 / math.log2(3)) / (1 + 1 / math.log2(3)), 1, 0])
 
 
-def test_exposure_metrics_by_hand() -> None:
-    assert exposure_at_k(RANKED, N, 2).tolist() == [0, 1, 0, 1, 0, 1, 1, 0, 0, 0, 0, 0]
-    assert coverage_at_k(RANKED, N, 2) == 4 / 12
-    assert coverage_at_k(RANKED, N, 4) == 6 / 12
-    assert gini_at_k(np.array([[0], [0], [0]]), 4, 1) == pytest.approx(3 / 4)
-    assert gini_at_k(np.array([[0], [1], [2], [3]]), 4, 1) == pytest.approx(0)
-    assert math.isnan(gini_at_k(RANKED[2:], N, 4))
-
-
-def test_popularity_and_novelty_by_hand() -> None:
-    popularity = np.array([0.5, 0.25, 0.25, 0.0])
-    ranked = np.array([[0, 1, -1], [3, 2, 0], [-1, -1, -1]])
-    assert popularity_at_k(ranked, popularity, 2)[:2].tolist() == [0.375, 0.125]
-    assert novelty_at_k(ranked, popularity, 2)[:2].tolist() == [1.5, 2.5]  # the unchosen item: 0.125, that is 3 bits
-    assert np.isnan(popularity_at_k(ranked, popularity, 2)[2])
-    results = evaluate_rankings(ranked, [[0]] * 3, ks=(2,), popularity=popularity)
-    assert (results["popularity_at_2"], results["novelty_at_2"]) == (0.25, 2.0)
-
-
 def test_popularity_of_nothing_shown_is_unknown_and_warns_nobody() -> None:
     assert math.isnan(evaluate_rankings(RANKED[2:], TARGETS[2:], ks=(2,), popularity=np.ones(N))["popularity_at_2"])
+
+
+def test_metrics_equal_other_libraries() -> None:
+    golden = load()
+    ours = our_list_values(golden["lists"], golden["catalogue"])
+    names = ["auc", *(f"{name}_at_{k}" for name in (*PER_USER, "map_targets", "map_k") if name != "map" for k in KS)]
+    for name in names:
+        expected = golden["values"][name]
+        assert ours[name] == pytest.approx(expected, abs=1e-9), name
+        assert len(set(expected)) > 1
+
+
+def test_golden_lists_hold_the_hard_cases() -> None:
+    lists = load()["lists"]
+    assert len(lists) >= 50
+    assert any(not case["ranked"] for case in lists)
+    assert any(max(case["targets"]) >= 40 for case in lists)
+    assert {len(case["targets"]) > 10 for case in lists} == {True, False}
+
+
+def test_average_precision_equals_libraries_where_these_divide_alike() -> None:
+    golden = load()
+    ranked, targets = ranked_of(golden["lists"]), [case["targets"] for case in golden["lists"]]
+    for k in KS:
+        by_targets, by_k = (golden["values"][f"{name}_at_{k}"] for name in ("map_targets", "map_k"))
+        assert average_precision_at_k(ranked, targets, k) == pytest.approx(np.maximum(by_targets, by_k), abs=1e-9)
 
 
 @given(cases(), st.integers(1, N + 3))
@@ -105,6 +149,39 @@ def test_metrics_equal_the_textbook(case: tuple[npt.NDArray[np.int64], list[npt.
     for row, wanted in enumerate(targets):
         expected = slow_metrics([i for i in ranked[row].tolist() if i >= 0], set(wanted.tolist()), k)
         assert {name: found[f"{name}_at_{k}"][row] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+@given(cases(), st.integers(N, N + 5))
+@settings(max_examples=100, deadline=None)
+def test_auc_counts_every_pair(
+    case: tuple[npt.NDArray[np.int64], list[npt.NDArray[np.int64]]], num_candidates: int
+) -> None:
+    ranked, targets = case
+    found = auc(ranked, targets, num_candidates)
+    for row, wanted in enumerate(targets):
+        listed = [i for i in ranked[row].tolist() if i >= 0]
+        assert found[row] == pytest.approx(slow_auc(listed, set(wanted.tolist()), num_candidates), abs=1e-12)
+    assert np.array_equal(auc(ranked, targets, np.full(len(ranked), num_candidates)), found)
+
+
+def test_auc_by_hand() -> None:
+    assert auc(np.array([[0, 1, 2, 3]]), [[0, 2]], 4).tolist() == [3 / 4]
+    assert auc(np.array([[-1], [-1]]), [[0], [0, 1]], 2).tolist() == [1 / 2, 1 / 2]
+    assert partial_auc_at_k(np.array([[0, 1, 2, 3]]), [[0, 2]], 1).tolist() == [1 / 2]
+    assert partial_auc_at_k(np.array([[0, 1, 2, 3]]), [[0, 2]], 2).tolist() == [3 / 4]
+    with pytest.raises(ValueError, match="row 1 has 1 targets and 3 other listed items; expected at most 3"):
+        auc(np.array([[0, 1, 2], [0, 1, 2]]), [[0], [9]], 3)
+
+
+def test_average_precision_by_hand_and_its_divisors() -> None:
+    ranked, targets = np.array([[3, 1, 2, 0]]), [[3, 2, 8, 9]]
+    total = 1 + 2 / 3
+    assert average_precision_at_k(ranked, targets, 3)[0] == pytest.approx(total / 3)
+    assert average_precision_at_k(ranked, targets, 3, "targets")[0] == pytest.approx(total / 4)
+    assert average_precision_at_k(ranked, targets, 10)[0] == pytest.approx(total / 4)
+    assert average_precision_at_k(ranked, targets, 10, "k")[0] == pytest.approx(total / 10)
+    with pytest.raises(ValueError, match="divide_by='relevant' is not one of"):
+        average_precision_at_k(ranked, targets, 3, "relevant")
 
 
 @given(cases(), st.integers(1, N))
@@ -120,6 +197,7 @@ def test_targets_as_arrays_sets_and_matrix_give_the_same(
         expected = metric(ranked, targets, k)
         assert np.array_equal(metric(ranked, [set(t.tolist()) for t in targets], k), expected)
         assert np.array_equal(metric(ranked, matrix, k), expected)
+        assert np.array_equal(metric(ranked, match_targets(ranked, targets), k), expected)
         assert (expected >= 0).all()
         assert (expected <= 1 + 1e-12).all()
 
@@ -197,27 +275,6 @@ def test_find_hits_never_takes_padding_for_an_item() -> None:
     assert find_hits(np.array([[-1, 0]]), [[0]]).tolist() == [[False, True]]
     assert find_hits(np.array([[0, -1], [-1, 5]]), [[5], [0]]).sum() == 0
     assert count_targets([[1, 1, 2]]).tolist() == [2]
-
-
-def test_bootstrap_interval_holds_the_mean_and_narrows_with_users() -> None:
-    values = np.random.default_rng(0).random(400)
-    low, high = bootstrap_interval(values, np.random.default_rng(1))
-    assert low < values.mean() < high
-    few_low, few_high = bootstrap_interval(values[:25], np.random.default_rng(1))
-    assert few_high - few_low > 2 * (high - low)
-    assert (low, high) == bootstrap_interval(values, np.random.default_rng(1))
-    assert bootstrap_interval(np.full(3, 0.5), np.random.default_rng(0)) == (0.5, 0.5)
-
-
-def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(3)
-    intervals = [bootstrap_interval(rng.random(60), rng, num_samples=300) for _ in range(200)]
-    assert 0.88 <= np.mean([low <= 0.5 <= high for low, high in intervals]) <= 0.99
-
-
-def test_bootstrap_interval_of_nobody_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        bootstrap_interval(np.zeros(0), np.random.default_rng(0))
 
 
 def test_cold_item_metrics_count_cold_targets_alone() -> None:

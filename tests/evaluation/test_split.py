@@ -1,5 +1,6 @@
 import hashlib
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -46,6 +47,11 @@ def rows_of(table: pa.Table) -> list[Row]:
 
 def parts_of(split: Split) -> list[list[Row]]:
     return [rows_of(part) for part in (split.train, split.valid, split.test)]
+
+
+def settings_of(kind: str, fraction: float = 0.34, seed: int = 0) -> SplitConfig:
+    """Shares that leave something in each part of a small log."""
+    return SplitConfig(kind=kind, test_fraction=fraction, valid_fraction=fraction, min_interactions=3, seed=seed)
 
 
 logs = st.lists(
@@ -137,10 +143,23 @@ def test_split_does_not_depend_on_the_order_of_distinct_rows(kind: str, rows: li
     if not any(row[2] in ("view", "like") for row in rows):
         return
     shuffled = order.sample(rows, len(rows))
-    cfg = SplitConfig(kind=kind, min_interactions=3)
+    cfg = settings_of(kind)
     left, right = (split_interactions(interactions(r), cfg) for r in (rows, shuffled))
     assert left.digests == right.digests
     assert left.boundaries == right.boundaries
+    assert left.hidden == right.hidden
+
+
+@pytest.mark.parametrize("kind", SPLITS)
+@given(rows=logs, seed=st.integers(0, 5))
+@settings(max_examples=50, deadline=None)
+def test_split_puts_every_row_in_exactly_one_part(kind: str, rows: list[Row], seed: int) -> None:
+    split = split_interactions(interactions(rows), settings_of(kind, seed=seed))
+    train, valid, test = parts_of(split)
+    assert sorted(train + valid + test + rows_of(split.context)) == sorted(rows)
+    assert split.kind == kind
+    assert kind == "hidden_users" or not split.context.num_rows
+    assert split.history.num_rows == len(rows) - split.test.num_rows
 
 
 def test_split_orders_rows_of_one_time_by_a_hash_and_not_by_item_id() -> None:
@@ -208,10 +227,14 @@ def test_digest_sees_content_and_order_but_not_chunks() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "random"}, r"evaluation.split.kind='random' is not one of \['leave_one_out', 'temporal'\]"),
+        ({"kind": "random"}, r"evaluation.split.kind='random' is not one of \['cold_items', 'hidden_users', "),
         ({"test_fraction": 0.6, "valid_fraction": 0.4}, "leave nothing to train on"),
         ({"test_fraction": -0.1}, "evaluation.split.test_fraction=-0.1 is outside"),
         ({"min_interactions": 2}, "evaluation.split.min_interactions=2 is outside"),
+        ({"seed": -1}, "evaluation.split.seed=-1 is outside"),
+        ({"context_fraction": 1.2}, "evaluation.split.context_fraction=1.2 is outside"),
+        ({"rank_among": "cold"}, r"evaluation.split.rank_among='cold' is not one of \['all', 'hidden'\]"),
+        ({"rank_among": "hidden"}, "rank_among='hidden' with kind='temporal'; only cold_items hides items"),
     ],
 )
 def test_config_out_of_range_is_refused(settings: dict[str, object], message: str) -> None:
@@ -219,17 +242,21 @@ def test_config_out_of_range_is_refused(settings: dict[str, object], message: st
         from_dict(SplitConfig, settings)
 
 
+@cache
 def movielens(folder: Path) -> pa.Table:
     lines = (folder / "interactions" / "ml-100k" / "ml-100k.inter").read_text().splitlines()[1:]
     ratings = [line.split("\t") for line in lines]
     return interactions([(r[0], r[1], "view", int(float(r[3]))) for r in ratings])
 
 
+def pairs_digest(table: pa.Table) -> str:
+    pairs = sorted(f"{row[0]}\t{row[1]}" for row in rows_of(table))
+    return hashlib.sha256(("\n".join(pairs) + "\n").encode()).hexdigest()
+
+
 def test_leave_one_out_of_movielens_is_the_published_test_set(shared_data: Path) -> None:
     split = split_interactions(movielens(shared_data), SplitConfig(kind="leave_one_out"))
-    pairs = sorted(f"{row[0]}\t{row[1]}" for row in rows_of(split.test))
-    digest = hashlib.sha256(("\n".join(pairs) + "\n").encode()).hexdigest()
-    assert digest == "0e4528ed7e675a5deaad4e66bbbefa4af5b2de0511a43f79dac6879f45088656"
+    assert pairs_digest(split.test) == "0e4528ed7e675a5deaad4e66bbbefa4af5b2de0511a43f79dac6879f45088656"
     assert (split.train.num_rows, split.valid.num_rows) == (98_114, 943)
 
 
