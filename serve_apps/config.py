@@ -8,6 +8,7 @@ from avrec_ray.dataclass_io import check_range
 from avrec_ray.errors import ConfigError
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.ranking.policy import PolicyConfig
+from avrec_ray.retrieval.config import MatcherConfig
 
 
 @dataclass(kw_only=True)
@@ -19,14 +20,13 @@ class ServeConfig:
     storage_path: str = ""
     """Absolute folder in which events.db lies, unless feedback.url says otherwise."""
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    matcher: MatcherConfig = field(default_factory=MatcherConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     host: str = "127.0.0.1"
     """Address to listen on; other than loopback only with AVREC_API_KEYS."""
     port: int = 8080
     max_matcher_replicas: int = 2
     max_reranker_replicas: int = 2
-    num_candidates: int = 100
-    """Candidates that the matcher passes to the reranker."""
     deadline_ms: int = 2000
     """Longest a request may take before it is answered from what is at hand; a client can only ask for less."""
     max_body_bytes: int = 1_048_576
@@ -40,7 +40,7 @@ class ServeConfig:
                     f"serve.{name}={value!r} is not absolute; replicas run in another directory, give a full path"
                 )
         check_range("serve.port", self.port, 1, 65535)
-        for name in ("max_matcher_replicas", "max_reranker_replicas", "num_candidates", "deadline_ms"):
+        for name in ("max_matcher_replicas", "max_reranker_replicas", "deadline_ms"):
             check_range(f"serve.{name}", getattr(self, name), 1)
         check_range("serve.max_body_bytes", self.max_body_bytes, 1024)
 
@@ -51,11 +51,11 @@ def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
         bundle=str(bundle),
         storage_path=job.storage_path,
         feedback=job.feedback,
+        matcher=job.matcher,
         policy=job.policy,
         host=job.serve.host,
         port=job.serve.port,
         max_matcher_replicas=job.serve.max_matcher_replicas,
         max_reranker_replicas=job.serve.max_reranker_replicas,
-        num_candidates=job.matcher.num_candidates,
         deadline_ms=job.serve.deadline_ms,
     )

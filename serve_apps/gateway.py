@@ -88,7 +88,7 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
     return gateway.bind(
         to_dict(cfg),
         digests,
-        matcher.bind(cfg.bundle, cfg.num_candidates),
+        matcher.bind(cfg.bundle, to_dict(cfg.matcher)),
         reranker.bind(cfg.bundle, to_dict(cfg.policy)),
     )
 

@@ -1,10 +1,12 @@
 """What a matcher replica does: user tower and index, queries batched."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from ray import serve
 
+from avrec_ray.dataclass_io import from_dict
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.matcher import Matcher
 from avrec_ray.types import Query
@@ -14,9 +16,9 @@ from serve_apps.answers import MatchAnswer
 class MatcherDeployment:
     """One replica holds one bundle; every answer says which."""
 
-    def __init__(self, bundle: str, num_candidates: int) -> None:
+    def __init__(self, bundle: str, matcher: dict[str, Any]) -> None:
         torch.set_num_threads(1)
-        self._matcher = Matcher(bundle, MatcherConfig(num_candidates=num_candidates))
+        self._matcher = Matcher(bundle, from_dict(MatcherConfig, matcher))
         self.check_health()  # the first call of a model is slow; no client should wait for it
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.002)

@@ -1,6 +1,7 @@
 """Evaluation: the served ranking of a bundle against baselines, full ranking, on behaviour nobody was fitted on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ from avrec_ray.bundle import Bundle, load_bundle
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import ConfigError, StageError
-from avrec_ray.evaluation.baselines import BASELINES, top_k
+from avrec_ray.evaluation.baselines import build_baselines, top_k
 from avrec_ray.evaluation.metrics import cold_item_metrics, evaluate_rankings
 from avrec_ray.evaluation.recommendations import read_table, score_recommendations
 from avrec_ray.evaluation.report import format_metric_table, save_metric_plot
 from avrec_ray.evaluation.split import eval_targets
 from avrec_ray.pipelines.bundle import bundle_folder
+from avrec_ray.pipelines.catalogue import read_fitted
 from avrec_ray.pipelines.recommend import recommend_users
+from avrec_ray.pipelines.split import FITTED, HISTORY, read_candidates
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.training.histories import POSITIVE_CODES, EventColumns, columns_from_table
 
@@ -33,28 +36,15 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     bundle_path = bundle_folder(loop, job)
 
     def work(stage: StageRun) -> dict[str, float]:
-        bundle = load_bundle(bundle_path)
-        splits = storage.folder("splits")
-        fitted = [splits / "train.parquet", splits / "valid.parquet"]
-        history = pa.concat_tables([pq.read_table(path) for path in fitted])
-        test = pq.read_table(splits / "test.parquet")
-        targets = _known_targets(eval_targets(test, history), bundle)
-        users = sorted(targets)
-        stage.log(f"{len(users)} users with held-out choices, {len(bundle.items)} items ranked for each")
-        recommendations = recommend_users(bundle_path, fitted, users, job, job.evaluation.list_length)
-        rankings = {SERVED: ranked_rows(recommendations, users, bundle, job.evaluation.list_length)}
-        columns = columns_from_table(history, bundle.items.index_of, bundle.items.durations)
-        seen = _items_of(columns, users, np.ones(len(columns.event), bool))
-        rankings |= baseline_rankings(columns, users, seen, bundle, job.evaluation.list_length)
-        rankings |= oracle_rankings(storage.truth, test, users, seen, bundle, job.evaluation.list_length)
-        results = score_rankings(rankings, [targets[user] for user in users], seen, bundle, job.evaluation.cutoffs)
+        measured = measure(loop, job, bundle_path, stage.log)
         with stage.publish("evaluation") as (folder,):
-            pq.write_table(recommendations, folder / "recommendations.parquet")
-            (folder / "metrics.txt").write_text(format_metric_table(results) + "\n")
-            save_metric_plot(results, folder / "metrics.png")
+            pq.write_table(measured.recommendations, folder / "recommendations.parquet")
+            pq.write_table(truth_table(measured), folder / "truth.parquet")
+            (folder / "metrics.txt").write_text(format_metric_table(measured.results) + "\n")
+            save_metric_plot(measured.results, folder / "metrics.png")
             for path in sorted(folder.iterdir()):
                 stage.run.artifact(path, "evaluation")
-        metrics = flat_metrics(results)
+        metrics = flat_metrics(measured.results)
         loop.parent.metrics(metrics)
         return metrics
 
@@ -69,6 +59,54 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         inputs={"bundle": require_record(storage, "bundle").fingerprint},
         outputs=[storage.folder("evaluation") / "recommendations.parquet"],
     )
+
+
+@dataclass(eq=False)
+class Measured:
+    """Rankings of the same users by every model, and what they should have found."""
+
+    users: list[str]
+    targets: list[npt.NDArray[np.int64]]
+    seen: list[npt.NDArray[np.int64]]
+    """Catalogue rows of each user's history, in order of time."""
+    bundle: Bundle
+    recommendations: pa.Table
+    rankings: dict[str, Rankings]
+    results: dict[str, dict[str, float]]
+
+
+def measure(loop: Loop, job: JobConfig, bundle_path: Path, log: Callable[[str], None]) -> Measured:
+    """Rank for every user with held-out choices, by the bundle, by the baselines and by the oracle, and score."""
+    root, depth = loop.storage.root, job.evaluation.list_length
+    bundle = load_bundle(bundle_path)
+    history, test = read_fitted(root, HISTORY), read_fitted(root, ("test",))
+    candidates = read_candidates(root)
+    targets = _known_targets(eval_targets(test, history), bundle)
+    users = sorted(targets)
+    log(f"{len(users)} users with held-out choices, {len(candidates or bundle.items.item_ids)} items ranked for each")
+    columns = columns_from_table(history, bundle.items.index_of, bundle.items.durations)
+    seen = _items_of(columns, users, np.ones(len(columns.event), bool))
+    allowed = np.isin(bundle.items.item_ids, candidates) if candidates is not None else None
+    parts = [root / "splits" / f"{part}.parquet" for part in HISTORY]
+    recommendations = recommend_users(bundle_path, parts, users, job, depth, candidates)
+    rankings = {SERVED: ranked_rows(recommendations, users, bundle, depth)}
+    fitted = columns_from_table(read_fitted(root, FITTED), bundle.items.index_of, bundle.items.durations)
+    liked = _items_of(columns, users, np.isin(columns.event, POSITIVE_CODES))
+    for name, scores in baseline_scores(fitted, liked, bundle, job.seed, log):
+        rankings[name] = top_k(scores, seen, depth, allowed)
+    for name, scores in oracle_scores_of(loop.storage.truth, test, users, bundle):
+        rankings[name] = top_k(scores, seen, depth, allowed)
+    in_order = [targets[user] for user in users]
+    results = score_rankings(rankings, in_order, seen, bundle, job.evaluation.cutoffs)
+    return Measured(users, in_order, seen, bundle, recommendations, rankings, results)
+
+
+def truth_table(measured: Measured) -> pa.Table:
+    """What each user went on to choose: user_id, item_id; with it the recommendations can be scored again anywhere."""
+    item_ids = measured.bundle.items.item_ids
+    pairs = [(u, item_ids[row]) for u, rows in zip(measured.users, measured.targets, strict=True) for row in rows]
+    columns = {"user_id": [user for user, _ in pairs], "item_id": [item for _, item in pairs]}
+    return pa.table(columns, schema=pa.schema([("user_id", pa.string()), ("item_id", pa.string())]))
 
 
 def score_table(loop: Loop, job: JobConfig) -> dict[str, float]:
@@ -116,38 +154,41 @@ def ranked_rows(table: pa.Table, users: list[str], bundle: Bundle, k: int) -> Ra
     return ranked
 
 
-def baseline_rankings(
-    columns: EventColumns, users: list[str], seen: list[npt.NDArray[np.int64]], bundle: Bundle, k: int
-) -> dict[str, Rankings]:
-    """Lists of every baseline, fitted on the same history that the served ranking reads."""
-    chosen = np.isin(columns.event, POSITIVE_CODES)
-    user_of_row = np.repeat(np.arange(len(columns.user_ids)), np.diff(columns.starts))
-    liked = _items_of(columns, users, chosen)
-    rankings = {}
-    for name, build in BASELINES.items():
-        baseline = build()
-        baseline.fit(
-            user_of_row[chosen],
-            columns.item_idx[chosen],
-            columns.at_seconds[chosen],
-            num_users=len(columns.user_ids),
-            num_items=len(bundle.items),
-        )
-        rankings[name] = top_k(baseline.score(liked), seen, k)
-    return rankings
+def baseline_scores(
+    fitted: EventColumns,
+    liked: list[npt.NDArray[np.int64]],
+    bundle: Bundle,
+    seed: int,
+    log: Callable[[str], None],
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Scores [users, N] of every baseline, fitted on the choices in `fitted` and asked with what users `liked`."""
+    chosen = np.isin(fitted.event, POSITIVE_CODES)
+    user_of_row = np.repeat(np.arange(len(fitted.user_ids)), np.diff(fitted.starts))
+    for name, baseline in build_baselines(bundle.embeddings, seed).items():
+        try:
+            baseline.fit(
+                user_of_row[chosen],
+                fitted.item_idx[chosen],
+                fitted.at_seconds[chosen],
+                num_users=len(fitted.user_ids),
+                num_items=len(bundle.items),
+            )
+        except ConfigError as error:  # a dense baseline on a large catalogue
+            log(f"baseline {name} left out: {error}")
+            continue
+        yield name, baseline.score(liked)
 
 
-def oracle_rankings(
-    truth: Path, test: pa.Table, users: list[str], seen: list[npt.NDArray[np.int64]], bundle: Bundle, k: int
-) -> dict[str, Rankings]:
-    """On synthetic data, the list of someone who knows the planted preferences; empty elsewhere."""
+def oracle_scores_of(
+    truth: Path, test: pa.Table, users: list[str], bundle: Bundle
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """On synthetic data, the scores of someone who knows the planted preferences; nothing elsewhere."""
     if not truth.is_dir():
-        return {}
+        return
     from avrec_ray.datasets.synthetic import oracle_scores
 
     at_seconds = np.full(len(users), test["at"].cast(pa.int64()).to_numpy().min() / 1e6)
-    scores = oracle_scores(truth, users, bundle.items.item_ids, at_seconds)
-    return {"oracle": top_k(scores, seen, k)}
+    yield "oracle", oracle_scores(truth, users, bundle.items.item_ids, at_seconds)
 
 
 def _items_of(columns: EventColumns, users: list[str], keep: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:

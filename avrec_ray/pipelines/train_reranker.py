@@ -37,11 +37,11 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         fitted: FittedReranker = result["fitted"]
         for epoch, losses in enumerate(fitted.epochs):
             stage.run.metrics({f"train/{name}": value for name, value in losses.items()}, step=epoch)
-        after = min([fitted.before, *(losses["held_out"] for losses in fitted.epochs)])
+        after = min([fitted.before, fitted.blended, *(losses["held_out"] for losses in fitted.epochs)])
         stage.log(
-            f"{result['num_lists']} lists, {result['seconds']:.1f} s of training; listwise loss of "
-            f"{result['num_held_out']} lists of other users {fitted.before:.4f} before, {after:.4f} after "
-            f"{fitted.best_epoch} epochs" + ("" if fitted.best_epoch else ": the matcher's order stands")
+            f"{result['num_lists']} lists, {result['seconds']:.1f} s; listwise loss of {result['num_held_out']} lists "
+            f"of other users: matcher {fitted.before:.4f}, with popularity and neighbours {fitted.blended:.4f}, best "
+            f"{after:.4f} after {fitted.best_epoch} epochs of attention"
         )
         return {
             "num_lists": result["num_lists"],

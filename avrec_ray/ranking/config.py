@@ -8,6 +8,9 @@ from avrec_ray.training.config import OptimConfig
 TARGETS = ("choose", "like", "finish", "skip")
 """What the heads predict: any positive event, like/favorite/share, watched to the end, turned down."""
 
+NUM_CONTEXT = 4
+"""Features of a candidate beyond its moments, see `lists.context_features`."""
+
 
 def default_target_weights() -> dict[str, float]:
     """Weight of each head in the final score."""
@@ -29,7 +32,7 @@ class RerankerConfig:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(epochs=8, batch_size=32, learning_rate=2e-3))
     candidates_per_step: int = 32
     """Candidates of a list that one training step looks at: all that the user met, the others drawn anew."""
-    queries_per_user: int = 2
+    queries_per_user: int = 4
     """At most this many of a user's held-out choices become training lists."""
     held_out_share: float = 0.2
     """Share of the users whose lists are not trained on but decide after which epoch training stops."""

@@ -1,4 +1,7 @@
-"""Fitting the reranker only as far as it helps lists of users it does not learn from."""
+"""Fitting the reranker: first how far to trust each given score, then attention, as far as it helps other users.
+
+Dimension key: B queries, K candidates, C context features.
+"""
 
 import copy
 from dataclasses import dataclass
@@ -6,11 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from avrec_ray.ranking.config import TARGETS
 from avrec_ray.ranking.training import RerankBatches, RerankStep
 from avrec_ray.training.config import OptimConfig
 from avrec_ray.training.fit import build_optimizer, fit
 
+CHOOSE = TARGETS.index("choose")
 _LISTS_AT_ONCE = 32
 
 
@@ -22,8 +29,10 @@ class FittedReranker:
     """Mean losses of each epoch, with `held_out`: the listwise loss of the users set aside."""
     before: float
     """The same loss before training, when the order is the matcher's."""
+    blended: float
+    """The same loss with the context features weighed, before attention has learned anything."""
     best_epoch: int
-    """Epochs of training that the weights kept have seen; 0: none helped, and the matcher's order stands."""
+    """Epochs of training that the weights kept have seen; 0: attention did not help."""
 
 
 def fit_reranker(
@@ -31,14 +40,21 @@ def fit_reranker(
 ) -> FittedReranker:
     """Train on `batches` and leave in `step` the weights of the epoch with the least listwise loss on `held_out`.
 
-    Few lists and many weights overfit within an epoch or two. An untrained reranker keeps the matcher's order, and it
-    takes part in the choice as epoch 0: on data where nothing can be learned, reranking changes nothing.
+    The weights of the context (matcher, popularity, neighbours) are a convex problem of four numbers and are solved
+    first; by gradient steps of the size that attention bears they would not arrive. Few lists and many weights overfit
+    within a few epochs. The matcher's own order takes part in the choice: where nothing can be learned, reranking
+    changes nothing.
 
     Args:
         held_out: rows of `batches` that training leaves out, as `RerankBatches.hold_out` gives them.
     """
     before = held_out_loss(step, batches, held_out)
     best_loss, best_epoch, best_weights = before, 0, copy.deepcopy(step.model.state_dict())
+    weigh_context(step, batches)
+    if (blended := held_out_loss(step, batches, held_out)) < best_loss:
+        best_loss, best_weights = blended, copy.deepcopy(step.model.state_dict())
+    else:
+        step.model.load_state_dict(best_weights)
     epochs: list[dict[str, float]] = []
 
     def keep_best(epoch: int, losses: dict[str, float], due: bool) -> None:
@@ -52,7 +68,30 @@ def fit_reranker(
         optimizer = build_optimizer(step, optim)
         fit(step, batches, batches.steps_per_epoch, optim, keep_best, optimizer=optimizer, seed=seed)
     step.model.load_state_dict(best_weights)
-    return FittedReranker(epochs, before, best_epoch)
+    return FittedReranker(epochs, before, blended, best_epoch)
+
+
+def weigh_context(step: RerankStep, batches: RerankBatches) -> None:
+    """Set the weights of the context features for `choose` to those of the least listwise loss on the training lists,
+    by L-BFGS (a conditional logit; McFadden 1974)."""
+    rows = batches.useful[batches.labels[batches.useful, :, CHOOSE].any(1)]
+    if not len(rows):
+        return
+    lists = batches.batch(rows)
+    chosen_BK = lists.labels[..., CHOOSE]
+    target_BK = chosen_BK / chosen_BK.sum(1, keepdim=True)
+    weight_C = step.model.context.weight[CHOOSE].detach().clone().requires_grad_(True)
+    solver = torch.optim.LBFGS([weight_C], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        value = F.cross_entropy(lists.context @ weight_C, target_BK)
+        value.backward()
+        return value
+
+    solver.step(loss)
+    with torch.no_grad():
+        step.model.context.weight[CHOOSE] = weight_C
 
 
 @torch.inference_mode()

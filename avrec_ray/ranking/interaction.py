@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avrec_ray.ranking.config import TARGETS, RerankerConfig
+from avrec_ray.ranking.config import NUM_CONTEXT, TARGETS, RerankerConfig
 from avrec_ray.types import EVENTS
 
 
@@ -51,7 +51,7 @@ class AttentionReranker(nn.Module):
         # The heads start at zero: an untrained reranker leaves the matcher's order alone.
         nn.init.zeros_(self.heads.weight)
         nn.init.zeros_(self.heads.bias)
-        self.context = nn.Linear(3, len(TARGETS))
+        self.context = nn.Linear(NUM_CONTEXT, len(TARGETS))
         nn.init.zeros_(self.context.weight)
         with torch.no_grad():
             self.context.weight[TARGETS.index("choose"), 0] = 1.0
@@ -74,7 +74,7 @@ class AttentionReranker(nn.Module):
             event_BI, watch_ratio_BI: how each was watched, as in `UserTower.forward`.
             mask_BI, mask_BKM: which interests and moments exist.
             v_BKMD: unit moments of the candidates.
-            context_BKC: what is known of each candidate beyond its moments, [B, K, 3], see `context_features`.
+            context_BKC: what is known of each candidate beyond its moments, [B, K, C], see `context_features`.
         """
         pairs_BKIM = mask_BI[:, None, :, None] & mask_BKM[:, :, None, :]
         u_B1ID = self.interest(u_BID).unsqueeze(1).expand(-1, v_BKMD.shape[1], -1, -1)

@@ -76,6 +76,11 @@ def neighbour_scores(
 
 
 def context_features(matcher_score_BK: Tensor, popularity_BK: Tensor, neighbour_score_BK: Tensor) -> Tensor:
-    """[B, K, 3]: the matcher's scaled score, log popularity (floored at one in a million), log1p of the neighbours'."""
+    """What is known of each candidate beyond its moments, float32 [B, K, NUM_CONTEXT]: the matcher's scaled score, log
+    popularity (floored at one in a million), log1p of the neighbours' score, and 1 where nobody chose it yet.
+
+    The last one says that popularity and neighbours are missing, not low.
+    """
     popularity = torch.log(popularity_BK.clamp(min=1e-6))
-    return torch.stack([matcher_score_BK, popularity, torch.log1p(neighbour_score_BK)], -1)
+    is_cold = (popularity_BK <= 0).to(matcher_score_BK.dtype)
+    return torch.stack([matcher_score_BK, popularity, torch.log1p(neighbour_score_BK), is_cold], -1)

@@ -30,11 +30,14 @@ class PolicyConfig:
     """At most this many items of one category in a list; 0: no cap."""
     diversity: float = 0.0
     """0..1, for queries that ask for none: 0 is the order of the scores, 1 takes what is least like the items above."""
+    fresh_share: float = 0.0
+    """At least this share of the places goes to items that nobody has chosen yet: with 0.1 one of every ten places."""
 
     def __post_init__(self) -> None:
         check_range("policy.max_per_creator", self.max_per_creator, 0)
         check_range("policy.max_per_category", self.max_per_category, 0)
         check_range("policy.diversity", self.diversity, 0, 1)
+        check_range("policy.fresh_share", self.fresh_share, 0, 1)
 
 
 def apply_policy(
@@ -56,6 +59,7 @@ def apply_policy(
     allowed = np.flatnonzero(_allowed_rows(items, rows, query.filters))
     diversity = query.diversity or cfg.diversity
     order = allowed[mmr(scores[allowed], embeddings[rows[allowed]], diversity, len(allowed))]
+    order = reserve_places(order, ~items.warm[rows], cfg.fresh_share)
     caps = [(items.creator_ids, cfg.max_per_creator), (items.categories, cfg.max_per_category)]
     return cap_groups(order, [([groups[row] for row in rows], cap) for groups, cap in caps], query.k)
 
@@ -121,6 +125,34 @@ def mmr(scores: npt.NDArray[np.floating], embeddings: npt.NDArray[np.float32], d
         left[best] = False
         similarity = np.maximum(similarity, (1 + vectors @ vectors[best]) / 2)
     return ranking[places]
+
+
+def reserve_places(order: Order, fresh: npt.NDArray[np.bool_], share: float) -> Order:
+    """Move fresh items up so that each run of 1 / share places holds one, at its end unless one stands there already.
+
+    Args:
+        order: positions of candidates, best first.
+        fresh: bool [K], by position.
+        share: 0 changes nothing.
+
+    >>> reserve_places(np.arange(5), np.array([False, False, False, False, True]), share=0.5).tolist()
+    [0, 4, 1, 2, 3]
+    """
+    if share <= 0:
+        return order
+    every = max(1, round(1 / share))
+    waiting = [position for position in order.tolist() if fresh[position]]
+    placed: list[int] = []
+    used: set[int] = set()
+    since_fresh = 0
+    remaining = iter(order.tolist())
+    while len(placed) < len(order):
+        due = [position for position in waiting if position not in used][:1] if since_fresh == every - 1 else []
+        position = due[0] if due else next(p for p in remaining if p not in used)
+        placed.append(position)
+        used.add(position)
+        since_fresh = 0 if fresh[position] else min(since_fresh + 1, every - 1)
+    return np.array(placed, np.int64)
 
 
 def cap_per_group(order: Order, groups: Groups, cap: int, k: int) -> Order:

@@ -42,7 +42,7 @@ class RerankBatch:
     candidate_idx: Tensor
     """int64 [B, K]."""
     context: Tensor
-    """float32 [B, K, 3]."""
+    """float32 [B, K, NUM_CONTEXT]."""
     labels: Tensor
     """float32 [B, K, T], NaN where not known."""
 

@@ -40,6 +40,9 @@ class MatcherConfig:
     """How many candidates a query gets."""
 
     num_candidates: int = 100
+    num_fresh: int = 0
+    """So many of the nearest items that nobody has chosen yet come on top, if they are not among the candidates."""
 
     def __post_init__(self) -> None:
         check_range("matcher.num_candidates", self.num_candidates, 1)
+        check_range("matcher.num_fresh", self.num_fresh, 0)

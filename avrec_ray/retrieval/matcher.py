@@ -51,6 +51,7 @@ class Matcher:
             allowed = self._allowed(query.filters)
             if known[row]:
                 found[row] = self._nearest(vectors[row], k, allowed, seen[row], "user_tower")
+                found[row] += self._fresh(vectors[row], allowed, seen[row], found[row])
             else:
                 found[row] = self._popular(k, allowed, seen[row])
         return found
@@ -100,6 +101,21 @@ class Matcher:
             for score, row in zip(scores[0], rows[0], strict=True)
             if row >= 0
         ]
+
+    def _fresh(
+        self,
+        vector: npt.NDArray[np.float32],
+        allowed: npt.NDArray[np.bool_] | None,
+        seen: npt.NDArray[np.int64],
+        found: list[Candidate],
+    ) -> list[Candidate]:
+        """The nearest items without behaviour that were not found among all."""
+        fresh = ~self.bundle.items.warm if allowed is None else ~self.bundle.items.warm & allowed
+        if not self.cfg.num_fresh or not fresh.any():
+            return []
+        nearest = self._nearest(vector, self.cfg.num_fresh, fresh, seen, "fresh")
+        known = {candidate.item_id for candidate in found}
+        return [candidate for candidate in nearest if candidate.item_id not in known]
 
     def _popular(self, k: int, allowed: npt.NDArray[np.bool_] | None, seen: npt.NDArray[np.int64]) -> list[Candidate]:
         keep = np.ones(len(self.bundle.items), bool) if allowed is None else allowed.copy()

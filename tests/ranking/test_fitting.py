@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from avrec_ray.ranking.fitting import fit_reranker, held_out_loss
+from avrec_ray.ranking.fitting import fit_reranker, held_out_loss, weigh_context
 from tests.ranking.taste_problem import taste_problem
 
 
@@ -54,3 +54,23 @@ def test_fit_without_lists_changes_nothing() -> None:
     batches.useful = batches.useful[:0]
     fitted = fit_reranker(step, batches, batches.cfg.optim, np.arange(0))
     assert (fitted.epochs, fitted.best_epoch, fitted.before) == ([], 0, 0.0)
+
+
+def test_context_weights_are_where_the_listwise_loss_is_least() -> None:
+    batches, step = taste_problem(num_users=80)
+    rng = np.random.default_rng(2)
+    batches.neighbour_scores[:] = np.expm1(np.abs(rng.normal(size=batches.scores.shape)))
+    noisy = batches.labels[:, :, 0] + 0.5 * rng.normal(size=batches.scores.shape)
+    batches.neighbour_scores += 3 * (noisy > 0.8)  # these tell something, the matcher's scores do not
+    weigh_context(step, batches)
+    weights = step.model.context.weight[0].detach().clone()
+    assert weights[2] > 1.0
+    assert abs(weights[0]) < 0.6
+    best = step(batches.batch(batches.useful))["listwise"].item()
+    for feature in range(3):
+        for change in (-0.2, 0.2):
+            with torch.no_grad():
+                step.model.context.weight[0] = weights
+                step.model.context.weight[0, feature] += change
+            if feature != 1:  # popularity is the same for all items here, so that its weight does not matter
+                assert step(batches.batch(batches.useful))["listwise"].item() > best

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avrec_ray.dataclass_io import from_dict
 from avrec_ray.errors import ConfigError
-from avrec_ray.ranking.config import TARGETS, RerankerConfig
+from avrec_ray.ranking.config import NUM_CONTEXT, TARGETS, RerankerConfig
 from avrec_ray.ranking.interaction import AttentionReranker, attention_scores, combine
 
 DIM, NUM_INTERESTS, NUM_MOMENTS = 6, 4, 3
@@ -43,7 +43,7 @@ def reranker_inputs(num_candidates: int, batch: int = 1, seed: int = 0) -> dict[
             torch.randn(batch, num_candidates, NUM_MOMENTS, DIM, generator=rng), dim=-1
         ),
         "mask_BKM": mask,
-        "context_BKC": torch.randn(batch, num_candidates, 3, generator=rng),
+        "context_BKC": torch.randn(batch, num_candidates, NUM_CONTEXT, generator=rng),
     }
 
 

@@ -61,7 +61,7 @@ def test_newest_chosen_leaves_out_rejections_and_keeps_a_choice_made_before_one(
 
 def test_context_features_are_the_score_and_the_floored_log_popularity() -> None:
     features = context_features(torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 1.5]]))
-    expected = torch.tensor([[[2.0, math.log(0.5), 0.0], [-1.0, math.log(1e-6), math.log(2.5)]]])
+    expected = torch.tensor([[[2.0, math.log(0.5), 0.0, 0.0], [-1.0, math.log(1e-6), math.log(2.5), 1.0]]])
     torch.testing.assert_close(features, expected)
 
 

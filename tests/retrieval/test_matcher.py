@@ -194,3 +194,17 @@ def test_matcher_refuses_an_index_of_another_catalogue_or_version(
     reseal(copy)
     with pytest.raises(BundleError, match=message):
         Matcher(copy)
+
+
+def test_fresh_items_come_on_top_of_the_candidates(folder: Path) -> None:
+    plain = Matcher(folder, MatcherConfig(num_candidates=5))
+    fresh = Matcher(folder, MatcherConfig(num_candidates=5, num_fresh=2))
+    query = Query(user_id="u", history=(Event("u", "i00", "view", 1.0),), k=5)
+    (few,), (more,) = plain.match([query]), fresh.match([query])
+    warm = fresh.bundle.items.warm
+    assert more[: len(few)] == few
+    added = more[len(few) :]
+    assert {candidate.source for candidate in added} <= {"fresh"}
+    assert all(not warm[fresh.bundle.items.index_of[candidate.item_id]] for candidate in added)
+    cold_found = [c for c in few if not warm[fresh.bundle.items.index_of[c.item_id]]]
+    assert len(added) + len(cold_found) >= 2

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.ranking.recommend import recommend
 from avrec_ray.ranking.reranker import Reranker
 from avrec_ray.retrieval.config import MatcherConfig
@@ -24,6 +25,7 @@ from tests.tiny_bundle import TOWERS_VERSION, build_tiny_bundle
 
 pytestmark = pytest.mark.ray
 
+MATCHER, POLICY = MatcherConfig(num_candidates=20, num_fresh=2), PolicyConfig(fresh_share=0.1)
 USERS = {"u1": ["i1", "i5", "i9"], "u2": ["i0"], "u3": [f"i{n}" for n in range(25)]}
 
 
@@ -32,8 +34,8 @@ class Service:
 
     def __init__(self, url: str, bundle: Path, store: EventStore) -> None:
         self.client = httpx.Client(base_url=url, timeout=30)
-        self.matcher = Matcher(str(bundle), MatcherConfig(num_candidates=20))
-        self.reranker = Reranker(str(bundle))
+        self.matcher = Matcher(str(bundle), MATCHER)
+        self.reranker = Reranker(str(bundle), POLICY)
         self.store = store
 
     def recommend(self, **body: object) -> dict[str, Any]:
@@ -59,7 +61,12 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         ]
         store.append(events, 2e9)
     cfg = ServeConfig(
-        bundle=str(bundle), storage_path=str(folder), port=free_port(), num_candidates=20, deadline_ms=10_000
+        bundle=str(bundle),
+        storage_path=str(folder),
+        port=free_port(),
+        matcher=MATCHER,
+        policy=POLICY,
+        deadline_ms=10_000,
     )
     service = Service(start(cfg), bundle, store)
     yield service
