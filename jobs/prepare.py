@@ -13,7 +13,8 @@ config.register()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="prepare")
 def main(cfg: DictConfig) -> None:
     """One stage, with its errors as one line and exit code 1."""
-    with job_session(cfg, "prepare", next_job="decode_media") as (loop, job):
+    renders = cfg.data.dataset == "synthetic"
+    with job_session(cfg, "prepare", next_job="decode_media", needs_ray=renders) as (loop, job):
         prepare.run(loop, job)
 
 

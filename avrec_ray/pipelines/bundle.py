@@ -32,8 +32,9 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             seed=job.seed,
             data_version=require_record(storage, "split").fingerprint[:12],
         )
-        shutil.rmtree(folder, ignore_errors=True)  # only a bundle that a killed run left without its record
-        save_bundle(folder, metadata, lambda staging: _write_parts(storage.root, job, staging))
+        # The same inputs gave this bundle before, and a service may be reading it.
+        if not folder.exists():
+            save_bundle(folder, metadata, lambda staging: _write_parts(storage.root, job, staging))
         bundle = load_bundle(folder)
         num_bytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         stage.log(f"{folder.name}: {len(bundle.items)} items, {num_bytes / 1e6:.1f} MB at {folder}")

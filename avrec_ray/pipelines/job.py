@@ -24,7 +24,8 @@ def job_session(
     """Yield the loop and the typed settings of a job; print what comes next, or the error and exit with 1."""
     with errors_as_one_line():
         job: JobConfig = config.to_typed(cfg)
-        with session(job.cluster) if needs_ray else nullcontext(), open_loop(job, name, num_stages) as loop:
+        # The loop first: a storage_path that cannot be is refused before Ray takes ten seconds to start.
+        with open_loop(job, name, num_stages) as loop, session(job.cluster) if needs_ray else nullcontext():
             yield loop, job
     if next_job:
         print(f"wrote to {job.storage_path}\nnext: python -m jobs.{next_job} storage_path={job.storage_path}")
@@ -38,5 +39,6 @@ def errors_as_one_line() -> Iterator[None]:
     except AvrecError as error:
         if os.environ.get("AVREC_TRACEBACK") == "1":
             raise
-        print(f"error: {error}", file=sys.stderr)
+        # Ray wraps what a task raised, and prints its stack as the message.
+        print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)
         sys.exit(1)

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
 
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import from_dict, to_dict
-from avrec_ray.errors import StageError
 from avrec_ray.media.clips import read_clips
 from avrec_ray.pipelines.catalogue import read_items, word_ids
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
@@ -33,6 +35,8 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     }
 
     def work(stage: StageRun) -> dict[str, float]:
+        if num_items_with_media(storage.folder("clips")) < job.cluster.num_workers:
+            return _start_untrained(stage, job)
         checkpoint = run_trainer(stage, job.cluster, build_work, settings, job.training.pretrain.epochs, seed=job.seed)
         step = PretrainStep(ItemTower(job.towers))
         load_weights(checkpoint / "checkpoint" / "model.safetensors", step)
@@ -50,14 +54,28 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     )
 
 
+def _start_untrained(stage: StageRun, job: JobConfig) -> dict[str, float]:
+    """A catalogue of text alone has no two modalities to contrast; fine-tuning starts from fresh encoders."""
+    stage.log("next to no item has video or audio: nothing to contrast, the encoders stay as initialised")
+    torch.manual_seed(job.seed)
+    with stage.publish("pretrain") as (folder,):
+        save_weights(folder / "item_tower.safetensors", ItemTower(job.towers))
+    return {"epochs": 0.0}
+
+
+def num_items_with_media(clips_path: Path) -> int:
+    """Items with a picture or a sound."""
+    table = pq.read_table(clips_path, columns=["item_id", "has_video", "has_audio"])
+    present = pc.or_(table["has_video"], table["has_audio"])
+    return int(pc.count_distinct(table.filter(present)["item_id"]).as_py())
+
+
 def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
     """What a pretraining worker trains."""
     towers = from_dict(TowersConfig, settings["towers"])
     cfg = from_dict(PretrainConfig, settings["pretrain"])
     clips = load_clip_arrays(Path(settings["clips"]), Path(settings["items"]), towers)
     batches = ClipBatches(clips, cfg, settings["seed"], rank, num_workers)
-    if len(batches.items) < num_workers:
-        raise StageError(f"{len(batches.items)} items have media, fewer than {num_workers} workers; add media")
     return Work(PretrainStep(ItemTower(towers)), batches, batches.steps_per_epoch, cfg)
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from avrec_ray.bundle import load_bundle
+from avrec_ray.bundle import load_bundle, load_metadata
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.errors import ConfigError, StageError, TableError
@@ -88,6 +88,7 @@ def run(loop: Loop, job: JobConfig) -> Path:
         raise ConfigError(f"users={job.users!r} and output={job.output!r}; give two absolute Parquet paths")
     users = [str(user) for user in _read_column(job.users, "user_id")]
     bundle = loop.resolve_bundle(job.bundle)
+    load_metadata(bundle)  # a folder that is no bundle is refused here, not by every actor
     interactions = Path(job.data.interactions) if job.data.interactions else loop.storage.interactions
     candidates = [str(item) for item in _read_column(job.candidates, "item_id")] if job.candidates else None
     table = recommend_users(bundle, [interactions], users, job, job.k, candidates)

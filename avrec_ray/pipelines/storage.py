@@ -25,7 +25,12 @@ class Storage:
                 "give a full path such as storage_path=/data/avrec"
             )
         root = Path(storage_path)
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"storage_path={storage_path!r} cannot be a folder ({error}); give another one"
+            ) from error
         return cls(root)
 
     def folder(self, name: str) -> Path:

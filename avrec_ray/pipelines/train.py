@@ -13,7 +13,7 @@ from ray.train.torch import TorchTrainer, prepare_model
 from torch import nn
 
 from avrec_ray.cluster_config import ClusterConfig
-from avrec_ray.errors import StageError
+from avrec_ray.errors import AvrecError, StageError
 from avrec_ray.pipelines.progress import epoch_progress
 from avrec_ray.pipelines.stage import StageRun
 from avrec_ray.training.checkpoint import load_checkpoint, save_checkpoint
@@ -68,10 +68,18 @@ def run_trainer(
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise StageError(f"{stage.name}: training failed; the worker said:\n{error}") from error
+            raise StageError(f"{stage.name}: training failed; the worker said: {_words_of(error)}") from error
     if result.checkpoint is None:
         raise StageError(f"{stage.name}: training ended without a checkpoint; epochs={num_epochs} must be at least 1")
     return Path(result.checkpoint.path)
+
+
+def _words_of(error: ray.train.TrainingFailedError) -> str:
+    """The first worker's own error, without the stacks around it; those are in the chain of causes."""
+    failures = getattr(error, "worker_failures", {})
+    first: BaseException = next(iter(failures.values()), error)
+    cause = getattr(first, "cause", None) or first
+    return f"{cause}" if isinstance(cause, AvrecError) else f"{type(cause).__name__}: {str(cause).strip()}"
 
 
 def _worker(config: dict[str, Any]) -> None:
