@@ -12,6 +12,8 @@ from avrec_ray.cluster_config import ClusterConfig, TrackingConfig
 from avrec_ray.dataclass_io import check_range, from_dict, to_dict
 from avrec_ray.datasets.config import DataConfig
 from avrec_ray.errors import ConfigError
+from avrec_ray.evaluation.audit import AuditConfig
+from avrec_ray.evaluation.gate import GateConfig
 from avrec_ray.evaluation.split import SplitConfig
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.media.config import HOP_SAMPLES, MediaConfig
@@ -46,6 +48,8 @@ class EvaluationConfig:
     """k of the metrics."""
     list_length: int = 100
     """Items of each list in evaluation/recommendations.parquet."""
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
         if not self.cutoffs or min(self.cutoffs) < 1:
@@ -100,6 +104,12 @@ class JobConfig:
     """jobs.evaluate: a recommendations table to score instead of a bundle."""
     truth: str = ""
     """jobs.evaluate: Parquet with user_id, item_id."""
+    version: str = ""
+    """jobs.promote: version of the registry to make champion."""
+    rollback: bool = False
+    """jobs.promote: back to the champion before."""
+    force: bool = False
+    """jobs.promote: although the gate refused it."""
     once: bool = False
     """jobs.demo: ask one request, print the answer and end."""
 

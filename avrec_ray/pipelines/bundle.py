@@ -1,4 +1,4 @@
-"""Assembling the bundle from the stages' outputs, and registering it as champion."""
+"""Assembling the bundle from the stages' outputs."""
 
 import shutil
 from pathlib import Path
@@ -48,28 +48,6 @@ def bundle_folder(loop: Loop, job: JobConfig) -> Path:
     inputs = {name: require_record(loop.storage, name).fingerprint for name in PARTS}
     version = f"v-{fingerprint_of('bundle', _settings(job), inputs)[:12]}"
     return loop.storage.folder("bundle") / version
-
-
-def register(loop: Loop, job: JobConfig) -> StageRecord:
-    """Stage `register`: the evaluated bundle into MLflow's registry, alias `champion`."""
-    storage = loop.storage
-    evaluated = require_record(storage, "evaluate")
-    folder = bundle_folder(loop, job)
-
-    def work(stage: StageRun) -> dict[str, float]:
-        metrics = {k: v for k, v in evaluated.metrics.items() if k.startswith("test/")}
-        headline = {k.removeprefix("test/"): v for k, v in metrics.items()}
-        version = loop.tracking.register(stage.run, folder, folder.name, headline)
-        stage.log(f"{job.tracking.model_name} version {version} is now @champion: {folder.name}")
-        return {"registry_version": float(version)}
-
-    return loop.stage(
-        "register",
-        work,
-        settings={"model_name": job.tracking.model_name, "uri": loop.tracking_config.uri},
-        inputs={"evaluate": evaluated.fingerprint},
-        outputs=[folder],
-    )
 
 
 def _settings(job: JobConfig) -> dict[str, object]:

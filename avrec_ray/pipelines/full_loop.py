@@ -20,6 +20,7 @@ from avrec_ray.pipelines import (
     load_events,
     prepare,
     pretrain,
+    promote,
     split,
     train_reranker,
 )
@@ -47,7 +48,7 @@ def run(loop: Loop, job: JobConfig) -> Path:
     build_index.run(loop, job)  # embeddings -> index
     bundle.run(loop, job)  # everything above -> one immutable directory
     evaluate.run(loop, job)  # bundle + test -> metrics against baselines
-    bundle.register(loop, job)  # bundle -> MLflow registry, alias champion
+    promote.register(loop, job)  # bundle -> MLflow registry; alias champion if the gate lets it
     load_events.run(loop, job)  # interactions -> event store
     return bundle.bundle_folder(loop, job)
 

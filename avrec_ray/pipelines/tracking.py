@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +16,27 @@ from avrec_ray.pipelines.storage import Storage
 
 PARENT_TAG = "mlflow.parentRunId"
 CHAMPION = "champion"
+MODEL_VERSION, VERDICT, REPLACED = "model_version", "verdict", "replaced_version"
+"""Tags of a registered version: the bundle's own version, what the gate said, and the champion before it."""
 
 
 class _Client(Protocol):
     def __getattr__(self, name: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One version of the registered model."""
+
+    name: str
+    version: str
+    model_version: str
+    tags: dict[str, str]
+
+    @property
+    def reference(self) -> str:
+        """As MLflow addresses it."""
+        return f"models:/{self.name}/{self.version}"
 
 
 class Tracking:
@@ -47,17 +65,47 @@ class Tracking:
         run.params(params)
         return run
 
-    def register(self, run: "Run", bundle: Path, model_version: str, metrics: Mapping[str, float]) -> str:
-        """Log a bundle as artifact of `run`, add it to the registry and give it the alias `champion`."""
+    def register(self, run: "Run", bundle: Path, model_version: str, tags: Mapping[str, str]) -> str:
+        """Log a bundle as artifact of `run` and add it to the registry; gives the version. No alias is moved."""
         self.client.log_artifacts(run.run_id, str(bundle), "bundle")
         name = self.cfg.model_name
         if not self.client.search_registered_models(f"name = '{name}'"):
             self.client.create_registered_model(name, description="avrec_ray bundles; the champion is served")
         source = f"{self.client.get_run(run.run_id).info.artifact_uri}/bundle"
-        tags = {"model_version": model_version} | {key: f"{value:.6f}" for key, value in metrics.items()}
-        version = self.client.create_model_version(name, source=source, run_id=run.run_id, tags=tags).version
-        self.client.set_registered_model_alias(name, CHAMPION, version)
-        return str(version)
+        tags = {MODEL_VERSION: model_version, **tags}
+        return str(self.client.create_model_version(name, source=source, run_id=run.run_id, tags=tags).version)
+
+    def champion(self) -> "Registered | None":
+        """What the alias points at; None before the first promotion."""
+        name = self.cfg.model_name
+        found = self.client.search_registered_models(f"name = '{name}'")
+        version = found[0].aliases.get(CHAMPION) if found else None
+        return self.registered(str(version)) if version else None
+
+    def registered(self, version: str) -> "Registered":
+        """A registered version.
+
+        Raises:
+            StageError: there is no such version.
+        """
+        from mlflow.exceptions import MlflowException
+
+        name = self.cfg.model_name
+        try:
+            tags = self.client.get_model_version(name, version).tags
+        except MlflowException as error:
+            raise StageError(
+                f"version {version!r} of {name!r} is not in the registry at {self.uri} ({error})"
+            ) from error
+        return Registered(name, version, tags.get(MODEL_VERSION, ""), dict(tags))
+
+    def promote(self, version: str) -> "Registered":
+        """Point the alias at a version, and note on it which one it replaced, for `jobs.promote rollback=true`."""
+        before, after = self.champion(), self.registered(version)
+        if before and before.version != version:
+            self.client.set_model_version_tag(self.cfg.model_name, version, REPLACED, before.version)
+        self.client.set_registered_model_alias(self.cfg.model_name, CHAMPION, version)
+        return after
 
     def resolve_bundle(self, reference: str) -> Path:
         """A local folder of `models:/name@alias`, `models:/name/version`, or of a folder as it is.
