@@ -104,6 +104,9 @@ class JobConfig:
     """jobs.evaluate: a recommendations table to score instead of a bundle."""
     truth: str = ""
     """jobs.evaluate: Parquet with user_id, item_id."""
+    run_a: str = ""
+    """jobs.compare: MLflow id of a run of full_loop or evaluate."""
+    run_b: str = ""
     version: str = ""
     """jobs.promote: version of the registry to make champion."""
     rollback: bool = False

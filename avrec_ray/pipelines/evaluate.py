@@ -17,9 +17,10 @@ from avrec_ray.evaluation.baselines import build_baselines, top_k
 from avrec_ray.evaluation.metrics import cold_item_metrics, evaluate_rankings
 from avrec_ray.evaluation.recommendations import read_table, score_recommendations
 from avrec_ray.evaluation.report import format_metric_table, save_metric_plot
+from avrec_ray.evaluation.slices import popularity_slices
 from avrec_ray.evaluation.split import eval_targets
 from avrec_ray.pipelines.bundle import bundle_folder
-from avrec_ray.pipelines.catalogue import read_fitted
+from avrec_ray.pipelines.catalogue import positive_counts, read_fitted
 from avrec_ray.pipelines.recommend import recommend_users
 from avrec_ray.pipelines.split import FITTED, HISTORY, read_candidates
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
@@ -70,6 +71,8 @@ class Measured:
     seen: list[npt.NDArray[np.int64]]
     """Catalogue rows of each user's history, in order of time."""
     bundle: Bundle
+    choice_counts: npt.NDArray[np.int64]
+    """[N] choices of each item before test."""
     recommendations: pa.Table
     rankings: dict[str, Rankings]
     results: dict[str, dict[str, float]]
@@ -98,15 +101,26 @@ def measure(loop: Loop, job: JobConfig, bundle_path: Path, log: Callable[[str], 
         rankings[name] = top_k(scores, seen, depth, allowed)
     in_order = [targets[user] for user in users]
     results = score_rankings(rankings, in_order, seen, bundle, job.evaluation.cutoffs)
-    return Measured(users, in_order, seen, bundle, recommendations, rankings, results)
+    counts = positive_counts(read_fitted(root, FITTED), bundle.items.item_ids)
+    return Measured(users, in_order, seen, bundle, counts, recommendations, rankings, results)
 
 
 def truth_table(measured: Measured) -> pa.Table:
-    """What each user went on to choose: user_id, item_id; with it the recommendations can be scored again anywhere."""
-    item_ids = measured.bundle.items.item_ids
-    pairs = [(u, item_ids[row]) for u, rows in zip(measured.users, measured.targets, strict=True) for row in rows]
-    columns = {"user_id": [user for user, _ in pairs], "item_id": [item for _, item in pairs]}
-    return pa.table(columns, schema=pa.schema([("user_id", pa.string()), ("item_id", pa.string())]))
+    """What each user went on to choose, with what slices need to know: the lists can be scored again anywhere."""
+    items = measured.bundle.items
+    pairs = [(u, int(row)) for u, rows in enumerate(measured.targets) for row in rows]
+    tier = dict.fromkeys(range(len(items)), "tail")
+    for name, part in popularity_slices(measured.choice_counts).items():
+        assert part.items is not None
+        tier |= dict.fromkeys(np.flatnonzero(part.items).tolist(), name.removesuffix("_items"))
+    columns = {
+        "user_id": [measured.users[u] for u, _ in pairs],
+        "item_id": [items.item_ids[row] for _, row in pairs],
+        "is_cold": [not items.warm[row] for _, row in pairs],
+        "popularity": [tier[row] for _, row in pairs],
+        "history_length": [len(measured.seen[u]) for u, _ in pairs],
+    }
+    return pa.table(columns)
 
 
 def score_table(loop: Loop, job: JobConfig) -> dict[str, float]:

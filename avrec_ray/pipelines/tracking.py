@@ -107,6 +107,26 @@ class Tracking:
         self.client.set_registered_model_alias(self.cfg.model_name, CHAMPION, version)
         return after
 
+    def artifacts_of(self, run_id: str, stage: str, folder: str) -> Path:
+        """A local copy of a folder that a run, or its child for `stage`, kept.
+
+        Raises:
+            StageError: there is no such run, or it kept nothing of that name.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self.client.search_runs(
+                [self.client.get_run(run_id).info.experiment_id],
+                f"tags.`{PARENT_TAG}` = '{run_id}' and tags.stage = '{stage}'",
+            )
+            owner = found[0].info.run_id if found else run_id
+            return Path(self.client.download_artifacts(owner, folder))
+        except (MlflowException, OSError) as error:
+            raise StageError(
+                f"run {run_id!r} at {self.uri} has no {folder}/ ({error}); give a run of full_loop or of evaluate"
+            ) from error
+
     def resolve_bundle(self, reference: str) -> Path:
         """A local folder of `models:/name@alias`, `models:/name/version`, or of a folder as it is.
 
