@@ -5,6 +5,7 @@ Dimension key: U users, K list length, N catalogue.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,7 @@ def save_metric_plot(results: Results, path: str | Path) -> None:
 
 
 def save_exposure_plot(
-    rankings: Mapping[str, Ranked], popularity: npt.NDArray[np.floating], path: str | Path, k: int = 10
+    rankings: Mapping[str, Ranked], popularity: npt.NDArray[np.floating], path: str | Path | IO[bytes], k: int = 10
 ) -> None:
     """Share of exposure against share of popularity: items from the most to the least popular, both cumulated.
 

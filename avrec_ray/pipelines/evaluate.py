@@ -1,7 +1,6 @@
 """Evaluation: the served ranking of a bundle against baselines, full ranking, on behaviour nobody was fitted on."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +20,12 @@ from avrec_ray.evaluation.slices import popularity_slices
 from avrec_ray.evaluation.split import eval_targets
 from avrec_ray.pipelines.bundle import bundle_folder
 from avrec_ray.pipelines.catalogue import positive_counts, read_fitted
+from avrec_ray.pipelines.measured import SERVED, Measured, Rankings
 from avrec_ray.pipelines.recommend import recommend_users
+from avrec_ray.pipelines.report import write_report
 from avrec_ray.pipelines.split import FITTED, HISTORY, read_candidates
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.training.histories import POSITIVE_CODES, EventColumns, columns_from_table
-
-Rankings = npt.NDArray[np.int64]
-SERVED = "avrec_ray"
-"""Row of the served ranking in metric tables."""
 
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:
@@ -43,6 +40,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             pq.write_table(truth_table(measured), folder / "truth.parquet")
             (folder / "metrics.txt").write_text(format_metric_table(measured.results) + "\n")
             save_metric_plot(measured.results, folder / "metrics.png")
+            write_report(folder / "report.html", measured, storage.folder("clips"), job)
             for path in sorted(folder.iterdir()):
                 stage.run.artifact(path, "evaluation")
         metrics = flat_metrics(measured.results)
@@ -60,22 +58,6 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         inputs={"bundle": require_record(storage, "bundle").fingerprint},
         outputs=[storage.folder("evaluation") / "recommendations.parquet"],
     )
-
-
-@dataclass(eq=False)
-class Measured:
-    """Rankings of the same users by every model, and what they should have found."""
-
-    users: list[str]
-    targets: list[npt.NDArray[np.int64]]
-    seen: list[npt.NDArray[np.int64]]
-    """Catalogue rows of each user's history, in order of time."""
-    bundle: Bundle
-    choice_counts: npt.NDArray[np.int64]
-    """[N] choices of each item before test."""
-    recommendations: pa.Table
-    rankings: dict[str, Rankings]
-    results: dict[str, dict[str, float]]
 
 
 def measure(loop: Loop, job: JobConfig, bundle_path: Path, log: Callable[[str], None]) -> Measured:

@@ -59,6 +59,7 @@ def print_summary(loop: Loop, bundle_path: Path) -> None:
     print()
     print((root / "evaluation" / "metrics.txt").read_text())
     print(f"bundle     {bundle_path}")
+    print(f"report     {root / 'evaluation' / 'report.html'}")
     print(f"serve      python -m jobs.serve storage_path={root}")
     print(f"MLflow UI  mlflow ui --backend-store-uri {loop.tracking_uri}   then open {MLFLOW_UI_URL}")
 
