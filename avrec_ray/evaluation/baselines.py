@@ -113,6 +113,26 @@ def build_baselines(vectors: npt.NDArray[np.floating] | None = None, seed: int =
     return built
 
 
+def rank_in_parts(
+    score: Callable[[slice], Scores],
+    seen: Sequence[Rows],
+    k: int,
+    num_items: int,
+    candidates: npt.NDArray[np.bool_] | None = None,
+    max_values: int = 20_000_000,
+) -> Rows:
+    """`top_k` of all users, a part of them at a time, so that memory does not grow with users x items.
+
+    Args:
+        score: scores [part, N] of the users in a slice.
+        max_values: most scores held at once; 20 million are 80 MB.
+    """
+    size = max(1, max_values // max(num_items, 1))
+    parts = [slice(start, min(start + size, len(seen))) for start in range(0, len(seen), size)]
+    lists = [top_k(score(part), seen[part], k, candidates, tie_seed=part.start) for part in parts]
+    return np.concatenate(lists) if lists else np.full((0, k), -1, np.int64)
+
+
 def top_k(
     scores: npt.NDArray[np.floating],
     seen: Sequence[Rows],

@@ -12,7 +12,7 @@ from avrec_ray.bundle import Bundle, load_bundle
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import ConfigError, StageError
-from avrec_ray.evaluation.baselines import build_baselines, top_k
+from avrec_ray.evaluation.baselines import build_baselines, rank_in_parts
 from avrec_ray.evaluation.metrics import cold_item_metrics, evaluate_rankings
 from avrec_ray.evaluation.recommendations import read_table, score_recommendations
 from avrec_ray.evaluation.report import format_metric_table, save_metric_plot
@@ -77,10 +77,12 @@ def measure(loop: Loop, job: JobConfig, bundle_path: Path, log: Callable[[str], 
     rankings = {SERVED: ranked_rows(recommendations, users, bundle, depth)}
     fitted = columns_from_table(read_fitted(root, FITTED), bundle.items.index_of, bundle.items.durations)
     liked = _items_of(columns, users, np.isin(columns.event, POSITIVE_CODES))
-    for name, scores in baseline_scores(fitted, liked, bundle, job.seed, log):
-        rankings[name] = top_k(scores, seen, depth, allowed)
-    for name, scores in oracle_scores_of(loop.storage.truth, test, users, bundle):
-        rankings[name] = top_k(scores, seen, depth, allowed)
+    scorers = [
+        *fitted_baselines(fitted, liked, bundle, job.seed, log),
+        *oracle(loop.storage.truth, test, users, bundle),
+    ]
+    for name, score in scorers:
+        rankings[name] = rank_in_parts(score, seen, depth, len(bundle.items), allowed)
     in_order = [targets[user] for user in users]
     results = score_rankings(rankings, in_order, seen, bundle, job.evaluation.cutoffs)
     counts = positive_counts(read_fitted(root, FITTED), bundle.items.item_ids)
@@ -150,14 +152,18 @@ def ranked_rows(table: pa.Table, users: list[str], bundle: Bundle, k: int) -> Ra
     return ranked
 
 
-def baseline_scores(
+Scorer = tuple[str, Callable[[slice], npt.NDArray[np.float32]]]
+"""Name of a model, and its scores [part, N] of a slice of the users."""
+
+
+def fitted_baselines(
     fitted: EventColumns,
     liked: list[npt.NDArray[np.int64]],
     bundle: Bundle,
     seed: int,
     log: Callable[[str], None],
-) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Scores [users, N] of every baseline, fitted on the choices in `fitted` and asked with what users `liked`."""
+) -> Iterator[Scorer]:
+    """Every baseline, fitted on the choices in `fitted` and asked with what users `liked`."""
     chosen = np.isin(fitted.event, POSITIVE_CODES)
     user_of_row = np.repeat(np.arange(len(fitted.user_ids)), np.diff(fitted.starts))
     for name, baseline in build_baselines(bundle.embeddings, seed).items():
@@ -172,19 +178,17 @@ def baseline_scores(
         except ConfigError as error:  # a dense baseline on a large catalogue
             log(f"baseline {name} left out: {error}")
             continue
-        yield name, baseline.score(liked)
+        yield name, lambda part, baseline=baseline: baseline.score(liked[part])  # type: ignore[misc]
 
 
-def oracle_scores_of(
-    truth: Path, test: pa.Table, users: list[str], bundle: Bundle
-) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """On synthetic data, the scores of someone who knows the planted preferences; nothing elsewhere."""
+def oracle(truth: Path, test: pa.Table, users: list[str], bundle: Bundle) -> Iterator[Scorer]:
+    """On synthetic data, someone who knows the planted preferences; nobody elsewhere."""
     if not truth.is_dir():
         return
     from avrec_ray.datasets.synthetic import oracle_scores
 
     at_seconds = np.full(len(users), test["at"].cast(pa.int64()).to_numpy().min() / 1e6)
-    yield "oracle", oracle_scores(truth, users, bundle.items.item_ids, at_seconds)
+    yield "oracle", lambda part: oracle_scores(truth, users[part], bundle.items.item_ids, at_seconds[part])
 
 
 def _items_of(columns: EventColumns, users: list[str], keep: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:

@@ -20,6 +20,7 @@ from avrec_ray.evaluation.baselines import (
     Random,
     RecentPopularity,
     build_baselines,
+    rank_in_parts,
     top_k,
 )
 from avrec_ray.evaluation.metrics import evaluate_rankings
@@ -241,3 +242,21 @@ def test_examples_in_docstrings_hold(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"avrec_ray.evaluation.{name}"))
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("max_values", [1, 10, 35, 10_000])
+def test_rank_in_parts_equals_ranking_all_at_once(max_values: int) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(13, 7)).astype(np.float32)
+    seen = [rng.choice(7, 2, replace=False) for _ in range(13)]
+    candidates = np.arange(7) != 3
+    parts: list[int] = []
+
+    def score(part: slice) -> np.ndarray:
+        parts.append(part.stop - part.start)
+        return scores[part]
+
+    ranked = rank_in_parts(score, seen, 4, 7, candidates, max_values)
+    assert ranked.tolist() == top_k(scores, seen, 4, candidates).tolist()
+    assert max(parts) * 7 <= max(max_values, 7)
+    assert rank_in_parts(score, [], 4, 7).shape == (0, 4)
