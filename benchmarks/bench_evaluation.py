@@ -1,7 +1,7 @@
 """Full ranking and scoring of 100,000 items for growing numbers of users: time and peak memory, each in a process.
 
-Run: python benchmarks/bench_evaluation.py. Bounded memory shows as a peak that hardly grows with the users; the baseline
-of the last column is the matrix of all scores, users x items x 4 bytes, that a plain implementation would hold.
+Run: python benchmarks/bench_evaluation.py. Bounded memory shows as a peak that hardly grows with the users; the last
+column compares with the matrix of all scores, users x items x 4 bytes, that a plain implementation would hold.
 """
 
 import resource
