@@ -27,6 +27,16 @@ from avrec_ray.pipelines.split import FITTED, HISTORY, read_candidates
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.training.histories import POSITIVE_CODES, EventColumns, columns_from_table
 
+HEADLINE = (
+    "ndcg_at_10",
+    "recall_at_10",
+    "mrr_at_10",
+    "ndcg_at_20",
+    "recall_at_20",
+    "coverage_at_10",
+    "cold_recall_at_20",
+)
+
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:
     """Stage `evaluate`: bundle and splits/ to evaluation/ (recommendations.parquet, metrics, plots)."""
@@ -39,6 +49,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             pq.write_table(measured.recommendations, folder / "recommendations.parquet")
             pq.write_table(truth_table(measured), folder / "truth.parquet")
             (folder / "metrics.txt").write_text(format_metric_table(measured.results) + "\n")
+            (folder / "headline.txt").write_text(format_metric_table(headline(measured.results)) + "\n")
             save_metric_plot(measured.results, folder / "metrics.png")
             write_report(folder / "report.html", measured, storage.folder("clips"), job)
             for path in sorted(folder.iterdir()):
@@ -56,7 +67,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             "policy": to_dict(job.policy),
         },
         inputs={"bundle": require_record(storage, "bundle").fingerprint},
-        outputs=[storage.folder("evaluation") / "recommendations.parquet"],
+        outputs=[storage.folder("evaluation") / name for name in ("recommendations.parquet", "headline.txt")],
     )
 
 
@@ -115,6 +126,11 @@ def score_table(loop: Loop, job: JobConfig) -> dict[str, float]:
     metrics = score_recommendations(*tables, ks=tuple(job.evaluation.cutoffs))
     loop.parent.metrics(metrics)
     return metrics
+
+
+def headline(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The few metrics that are printed at the end of a loop."""
+    return {model: {name: row[name] for name in HEADLINE if name in row} for model, row in results.items()}
 
 
 def flat_metrics(results: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -57,7 +57,7 @@ def print_summary(loop: Loop, bundle_path: Path) -> None:
     """The metric table, where things lie, and the commands that come next."""
     root = loop.storage.root
     print()
-    print((root / "evaluation" / "metrics.txt").read_text())
+    print((root / "evaluation" / "headline.txt").read_text())
     print(f"bundle     {bundle_path}")
     print(f"report     {root / 'evaluation' / 'report.html'}")
     print(f"serve      python -m jobs.serve storage_path={root}")
