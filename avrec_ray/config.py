@@ -91,7 +91,8 @@ class JobConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     bundle: str = ""
-    """Folder or models:/name@alias, for jobs that read a bundle; empty: the newest one under storage_path."""
+    """Folder or models:/name@alias, for jobs that read a bundle; empty: the newest under storage_path (jobs.serve: the
+    champion)."""
     users: str = ""
     """jobs.recommend: Parquet with a column user_id."""
     candidates: str = ""

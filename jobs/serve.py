@@ -13,9 +13,9 @@ config.register()
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="serve")
 def main(cfg: DictConfig) -> None:
-    """Gateway, matcher and reranker on Ray Serve; without `bundle` the last one built under storage_path."""
+    """Gateway, matcher and reranker on Ray Serve; without `bundle` the champion of the registry."""
     with job_session(cfg, "serve") as (loop, job):
-        url = run.start(serve_config(job, loop.resolve_bundle(job.bundle)))
+        url = run.start(serve_config(job, loop.bundle_to_serve(job.bundle)))
         demo.wait(url)
 
 

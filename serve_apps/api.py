@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Response
 from fastapi import Query as QueryParameter
+from fastapi.responses import HTMLResponse
 
 from avrec_ray import __version__
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.types import Query
 from serve_apps import problems
 from serve_apps.auth import authorise
+from serve_apps.docs_page import docs_html
 from serve_apps.edge import Edge
 from serve_apps.flow import RequestFlow
 from serve_apps.health import health_routes
@@ -52,7 +54,7 @@ def create_api(
         title="avrec_ray",
         version=__version__,
         lifespan=lifespan,
-        docs_url=None if digests else "/docs",
+        docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
@@ -63,6 +65,8 @@ def create_api(
     _add_item_routes(guarded, flow)
     _add_feedback_route(guarded, inbox)
     api.include_router(guarded)
+    if not digests:  # whoever may reach a service with keys needs no page that explains it
+        api.get("/docs", include_in_schema=False)(lambda: HTMLResponse(docs_html(api.openapi())))
     api.add_middleware(Edge, max_body_bytes=max_body_bytes, metrics=flow.metrics)
     return api
 

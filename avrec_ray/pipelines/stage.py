@@ -99,6 +99,14 @@ class Loop:
             return Path(require_record(self.storage, "bundle").outputs[0])
         return self.tracking.resolve_bundle(reference) if reference.startswith("models:/") else Path(reference)
 
+    def bundle_to_serve(self, reference: str) -> Path:
+        """As `resolve_bundle`, but empty means the registry's champion; the last bundle built before there is one."""
+        champion = None if reference else self.tracking.champion()
+        if champion is None:
+            return self.resolve_bundle(reference)
+        self.echo(f"serving champion {champion.model_version} (version {champion.version} of {champion.name})")
+        return self.tracking.resolve_bundle(champion.reference)
+
     @property
     def tracking_uri(self) -> str:
         """Where runs are logged, without opening it."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avrec_ray.bundle import load_metadata
 from avrec_ray.config import JobConfig
 from avrec_ray.errors import ConfigError, StageError
 from avrec_ray.pipelines import promote
@@ -34,8 +35,9 @@ def registry(tmp_path: Path) -> Path:
     with open_loop(job_at(root), "loop") as loop:
         for number, verdict in ((1, "passed"), (2, "passed"), (3, "refused")):
             bundle = build_tiny_bundle(tmp_path / f"v-{number}", num_items=12)
+            run = loop.tracking.start("register", {}, parent=loop.parent.run_id)
             version = loop.tracking.register(
-                loop.parent, bundle, bundle.name, {VERDICT: verdict, "checks": "FAIL  not worse on all: -0.1"}
+                run, bundle, bundle.name, {VERDICT: verdict, "checks": "FAIL  not worse on all: -0.1"}
             )
             assert version == str(number)
     return root
@@ -60,6 +62,17 @@ def test_champion_resolves_to_its_bundle(registry: Path) -> None:
     move(registry, version="2")
     loop = Loop(Storage.at(str(registry)), job_at(registry).tracking, "look")
     assert (loop.resolve_bundle("models:/avrec_ray@champion") / "metadata.json").is_file()
+
+
+def test_the_champion_is_served_whatever_was_built_last(registry: Path) -> None:
+    loop = Loop(Storage.at(str(registry)), job_at(registry).tracking, "look", echo=lambda line: None)
+    with pytest.raises(StageError, match="stage 'bundle' has not finished"):
+        loop.bundle_to_serve("")  # neither a champion nor a bundle built here
+    move(registry, version="2")
+    assert load_metadata(loop.bundle_to_serve("")).model_version == "v-2"
+    move(registry, version="1")
+    assert load_metadata(loop.bundle_to_serve("")).model_version == "v-1"
+    assert load_metadata(loop.bundle_to_serve("models:/avrec_ray/2")).model_version == "v-2"
 
 
 def test_what_the_gate_refused_needs_force(registry: Path) -> None:
