@@ -20,7 +20,7 @@ from avrec_ray.evaluation.slices import popularity_slices
 from avrec_ray.evaluation.split import eval_targets
 from avrec_ray.pipelines.bundle import bundle_folder
 from avrec_ray.pipelines.catalogue import positive_counts, read_fitted
-from avrec_ray.pipelines.measured import SERVED, Measured, Rankings
+from avrec_ray.pipelines.measured import SERVED, Measured, Rankings, rank_rows
 from avrec_ray.pipelines.recommend import recommend_users
 from avrec_ray.pipelines.report import write_report
 from avrec_ray.pipelines.split import FITTED, HISTORY, read_candidates
@@ -85,7 +85,7 @@ def measure(loop: Loop, job: JobConfig, bundle_path: Path, log: Callable[[str], 
     allowed = np.isin(bundle.items.item_ids, candidates) if candidates is not None else None
     parts = [root / "splits" / f"{part}.parquet" for part in HISTORY]
     recommendations = recommend_users(bundle_path, parts, users, job, depth, candidates)
-    rankings = {SERVED: ranked_rows(recommendations, users, bundle, depth)}
+    rankings = {SERVED: rank_rows(recommendations, users, bundle)}
     fitted = columns_from_table(read_fitted(root, FITTED), bundle.items.index_of, bundle.items.durations)
     liked = _items_of(columns, users, np.isin(columns.event, POSITIVE_CODES))
     scorers = [
@@ -156,16 +156,6 @@ def score_rankings(
         if has_cold:
             results[name] |= cold_item_metrics(ranked, targets, cold, max(cutoffs), num_seen)
     return results
-
-
-def ranked_rows(table: pa.Table, users: list[str], bundle: Bundle, k: int) -> Rankings:
-    """A recommendations table as catalogue rows [users, k], -1 where a list is shorter."""
-    row_of = {user: row for row, user in enumerate(users)}
-    ranked = np.full((len(users), k), -1, np.int64)
-    rows = np.array([row_of[user] for user in table["user_id"].to_pylist()], np.int64)
-    items = np.array([bundle.items.index_of[item] for item in table["item_id"].to_pylist()], np.int64)
-    ranked[rows, table["rank"].to_numpy() - 1] = items
-    return ranked
 
 
 Scorer = tuple[str, Callable[[slice], npt.NDArray[np.float32]]]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avrec_ray.bundle import Bundle, load_bundle
@@ -16,6 +15,7 @@ from avrec_ray.evaluation.gate import Check, Verdict, check_audit, check_health,
 from avrec_ray.evaluation.metrics import PER_USER, Floats
 from avrec_ray.evaluation.slices import history_slices, popularity_slices, warmth_slices
 from avrec_ray.pipelines.catalogue import positive_counts, read_fitted
+from avrec_ray.pipelines.measured import rank_rows
 from avrec_ray.pipelines.recommend import recommend_users
 from avrec_ray.pipelines.split import FITTED, HISTORY, read_candidates
 from avrec_ray.pipelines.stage import Loop, require_record
@@ -43,17 +43,6 @@ def read_truth(path: Path, bundle: Bundle) -> tuple[list[str], Targets]:
     for user, item in zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True):
         targets.setdefault(user, []).append(bundle.items.index_of[item])
     return list(targets), [np.array(rows, np.int64) for rows in targets.values()]
-
-
-def rank_rows(table: pa.Table, users: list[str], bundle: Bundle) -> npt.NDArray[np.int64]:
-    """A recommendations table as catalogue rows of `bundle`; -1 for an item that it does not have."""
-    row_of = {user: row for row, user in enumerate(users)}
-    depth = int(np.max(table["rank"].to_numpy(), initial=1))
-    ranked = np.full((len(users), depth), -1, np.int64)
-    for user, item, rank in zip(*(table[n].to_pylist() for n in ("user_id", "item_id", "rank")), strict=True):
-        if user in row_of:
-            ranked[row_of[user], rank - 1] = bundle.items.index_of.get(item, -1)
-    return ranked
 
 
 def _against_champion(

@@ -27,3 +27,14 @@ class Measured:
     recommendations: pa.Table
     rankings: dict[str, Rankings]
     results: dict[str, dict[str, float]]
+
+
+def rank_rows(table: pa.Table, users: list[str], bundle: Bundle) -> npt.NDArray[np.int64]:
+    """A recommendations table as catalogue rows of `bundle`; -1 for an item that it does not have."""
+    row_of = {user: row for row, user in enumerate(users)}
+    depth = int(np.max(table["rank"].to_numpy(), initial=1))
+    ranked = np.full((len(users), depth), -1, np.int64)
+    for user, item, rank in zip(*(table[n].to_pylist() for n in ("user_id", "item_id", "rank")), strict=True):
+        if user in row_of:
+            ranked[row_of[user], rank - 1] = bundle.items.index_of.get(item, -1)
+    return ranked

@@ -60,9 +60,9 @@ def load_neighbours(path: Path, num_items: int) -> ItemNeighbours:
 
 
 def fit_neighbours(
-    user_idx: Rows, item_idx: Rows, num_users: int, num_items: int, num_neighbours: int = 100
+    user_idx: Rows, item_idx: Rows, num_users: int, num_items: int, num_neighbours: int = 100, shrinkage: float = 0.0
 ) -> ItemNeighbours:
-    """Cosine between items over who chose them: users of both / sqrt(users of i * users of j).
+    """Cosine between items over who chose them: users of both / (sqrt(users of i * users of j) + shrinkage).
 
     Of each scored item the `num_neighbours` nearest count (keeping those of the watched item is worse). Memory
     N x num_neighbours; time the sum over users of their squared number of choices.
@@ -80,7 +80,7 @@ def fit_neighbours(
         both = np.bincount(np.concatenate([items_of_user[user] for user in users_of_item[item]]), minlength=num_items)
         both[item] = 0
         found = np.flatnonzero(both)
-        values = both[found] / np.sqrt(counts[item] * counts[found])
+        values = both[found] / (np.sqrt(counts[item] * counts[found]) + shrinkage)
         nearest = np.argsort(-values, kind="stable")[:num_neighbours]
         watched.append(found[nearest])
         scored.append(np.full(len(nearest), item))
