@@ -17,8 +17,8 @@ config.register()
 def main(cfg: DictConfig) -> None:
     """Every stage that is not done, the metric table, three users' lists with reasons, and the running service."""
     with job_session(cfg, "full_loop", num_stages=full_loop.NUM_STAGES) as (loop, job):
-        bundle = full_loop.run(loop, job)
-        full_loop.print_summary(loop, bundle)
+        full_loop.print_summary(loop, full_loop.run(loop, job))
+        bundle = loop.bundle_to_serve("")  # the new one, unless the gate refused it
         url = run.start(serve_config(job, bundle))
         user_id = demo.show(url, bundle, events_url(loop, job))
         demo.finish(url, user_id, job, loop.tracking_uri)
