@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from avrec_ray.evaluation.hits import Bools, Hits, Ranked, Targets, check_rankings, find_hits, flat_targets
-from avrec_ray.evaluation.rank_metrics import per_user_metrics
+from avrec_ray.evaluation.hits import Bools, Floats, Hits, Ranked, Targets, check_rankings, find_hits, flat_targets
+from avrec_ray.evaluation.rank_metrics import PER_USER, per_user_metrics
 from avrec_ray.types import MODALITIES
 
 
@@ -45,10 +45,35 @@ def slice_metrics(
     Raises:
         ValueError: what `evaluate_rankings` refuses, or a mask of another number of users.
     """
-    check_rankings(ranked, targets)
-    places = find_hits(ranked, targets)
-    pairs = np.unique(np.stack(flat_targets(targets)), axis=1)
-    return {name: _metrics_of(name, part, ranked, places, pairs, ks) for name, part in slices.items()}
+    places, pairs = _matched(ranked, targets)
+    found = {}
+    for name, part in slices.items():
+        rows, hits = _part_of(name, part, ranked, places, pairs)
+        found[name] = {"num_users": float(len(rows)), "num_targets": float(hits.num_targets.sum())}
+        if len(rows):
+            metrics = per_user_metrics(ranked[rows], hits, ks)
+            found[name] = {key: float(values.mean()) for key, values in metrics.items()} | found[name]
+    return found
+
+
+def slice_values(
+    ranked: Ranked, targets: Targets, slices: Mapping[str, Slice], metric: str = "ndcg_at_10"
+) -> dict[str, Floats]:
+    """`metric` of each user of each slice, counted as in `slice_metrics`; float64, empty for a slice without users.
+
+    Which users a slice keeps, and their order, does not depend on `ranked`: values of two models are pairs.
+
+    >>> slices = {"cold_items": Slice(items=np.array([False, False, True]))}
+    >>> slice_values(np.array([[0, 2], [1, 2]]), [[0, 2], [1]], slices, "mrr_at_2")["cold_items"].tolist()
+    [0.5]
+    """
+    name, k = metric.rsplit("_at_", 1)
+    places, pairs = _matched(ranked, targets)
+    values = {}
+    for slice_name, part in slices.items():
+        rows, hits = _part_of(slice_name, part, ranked, places, pairs)
+        values[slice_name] = PER_USER[name](ranked[rows], hits, int(k))
+    return values
 
 
 def warmth_slices(is_cold: Bools) -> Slices:
@@ -122,10 +147,16 @@ def user_slices(values: Sequence[Hashable], attribute: str) -> Slices:
     return {f"{attribute}_{value}": Slice(users=np.array([v == value for v in values], bool)) for value in known}
 
 
-def _metrics_of(
-    name: str, part: Slice, ranked: Ranked, places: Bools, pairs: npt.NDArray[np.int64], ks: Sequence[int]
-) -> dict[str, float]:
-    """`pairs` is int64 [2, P]: row of the user and `item_idx` of each target, no pair twice."""
+def _matched(ranked: Ranked, targets: Targets) -> tuple[Bools, npt.NDArray[np.int64]]:
+    """Places that hold a target [U, K]; row of the user and `item_idx` of each target [2, P], no pair twice."""
+    check_rankings(ranked, targets)
+    return find_hits(ranked, targets), np.unique(np.stack(flat_targets(targets)), axis=1)
+
+
+def _part_of(
+    name: str, part: Slice, ranked: Ranked, places: Bools, pairs: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], Hits]:
+    """Rows of the users with a target in the slice, and where their lists hold such targets."""
     num_users = len(ranked)
     users = np.ones(num_users, bool) if part.users is None else part.users
     if users.shape != (num_users,) or (
@@ -134,14 +165,8 @@ def _metrics_of(
         raise ValueError(f"slice {name!r}: a mask is for another number of users than the {num_users} lists")
     counted = pairs[:, _is_in(part.items, pairs[0], pairs[1])]
     num_targets = np.bincount(counted[0], minlength=num_users)
-    kept = users & (num_targets > 0)
-    sizes = {"num_users": float(kept.sum()), "num_targets": float(num_targets[kept].sum())}
-    if not kept.any():
-        return sizes
-    rows = np.flatnonzero(kept)
-    listed = ranked[rows]
-    hits = Hits(places[rows] & _is_in(part.items, rows[:, None], listed), num_targets[rows])
-    return {key: float(values.mean()) for key, values in per_user_metrics(listed, hits, ks).items()} | sizes
+    rows = np.flatnonzero(users & (num_targets > 0))
+    return rows, Hits(places[rows] & _is_in(part.items, rows[:, None], ranked[rows]), num_targets[rows])
 
 
 def _is_in(items: Bools | None, users: npt.NDArray[np.int64], item_idx: npt.NDArray[np.int64]) -> Bools:

@@ -15,6 +15,7 @@ from avrec_ray.evaluation.slices import (
     modality_slices,
     popularity_slices,
     slice_metrics,
+    slice_values,
     user_slices,
     warmth_slices,
 )
@@ -52,6 +53,33 @@ def test_slice_of_items_equals_metrics_with_its_targets_alone(
     found = slice_metrics(ranked, targets, {"one": Slice(items=is_in), "pairs": Slice(items=by_user)}, ks=(k,))
     assert found["one"] == pytest.approx(expected)
     assert found["pairs"] == found["one"]
+
+
+def test_values_of_a_slice_count_its_targets_alone() -> None:
+    ranked, targets = np.array([[0, 1], [2, 3], [1, -1]]), [[0, 3], [3], [0]]
+    only_zero, third = np.arange(4) == 0, np.arange(3) == 2
+    slices = {
+        "all": Slice(),
+        "zero": Slice(items=only_zero),
+        "both": Slice(users=third, items=only_zero),
+        "none": Slice(items=np.zeros(4, bool)),
+    }
+    found = slice_values(ranked, targets, slices, "recall_at_2")
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "all": [0.5, 1.0, 0.0], "zero": [1.0, 0.0], "both": [0.0], "none": [],
+    }  # fmt: skip
+
+
+@given(cases(), st.integers(1, N))
+def test_values_of_a_slice_have_the_means_of_its_metrics(
+    case: tuple[npt.NDArray[np.int64], list[list[int]], npt.NDArray[np.bool_]], k: int
+) -> None:
+    ranked, targets, is_in = case
+    slices = {"in": Slice(items=is_in), "out": Slice(items=~is_in), "first": Slice(users=np.arange(len(ranked)) == 0)}
+    means = slice_metrics(ranked, targets, slices, ks=(k,))
+    for name, values in slice_values(ranked, targets, slices, f"ndcg_at_{k}").items():
+        assert len(values) == means[name]["num_users"]
+        assert not len(values) or values.mean() == pytest.approx(means[name][f"ndcg_at_{k}"])
 
 
 def test_slice_of_everything_equals_the_whole() -> None:
