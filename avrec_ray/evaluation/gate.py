@@ -22,7 +22,8 @@ class GateConfig:
     metric: str = "ndcg_at_10"
     """Per-user metric on which candidate and champion are compared."""
     slices: list[str] = field(default_factory=lambda: ["all", "cold_items", "warm_items", "new_users", "tail_items"])
-    """Slices on which the candidate must not be worse; those with fewer than `min_users` are not judged."""
+    """Slices on which the candidate must not be worse: "all", "cold_items", "category_music", "gender_F", any that the
+    report lists. Those that the data lacks, or with fewer than `min_users`, are not judged, and the verdict says so."""
     min_users: int = 30
     level: float = 0.95
     """Confidence over all slices together: each slice gets its share (Bonferroni)."""
@@ -81,12 +82,16 @@ def check_slices(
 ) -> list[Check]:
     """One check a slice, from the metric of the same users under both models, [U] a slice.
 
-    Fails where the paired interval of the difference lies below 0: the candidate is worse, and not by chance.
+    Fails where the paired interval of the difference lies below 0: the candidate is worse, and not by chance. A slice
+    that cannot be judged is a remark, since not every data set has every slice.
     """
     judged = [name for name in cfg.slices if len(candidate.get(name, ())) >= cfg.min_users]
     level = 1 - (1 - cfg.level) / max(len(judged), 1)
     checks = []
-    for name in judged:
+    for name in cfg.slices:
+        if name not in judged:
+            checks.append(Check(f"not worse on {name}", False, _unjudged(name, candidate, cfg), blocks=False))
+            continue
         difference = candidate[name] - champion[name]
         low, high = bootstrap_interval(difference, np.random.default_rng(seed), level=level)
         found = (
@@ -95,6 +100,12 @@ def check_slices(
         )
         checks.append(Check(f"not worse on {name}", high >= 0, found))
     return checks
+
+
+def _unjudged(name: str, candidate: Mapping[str, Floats], cfg: GateConfig) -> str:
+    if name not in candidate:
+        return f"not judged: this data has no such slice, only {', '.join(sorted(candidate))}"
+    return f"not judged: {len(candidate[name])} users, evaluation.gate.min_users is {cfg.min_users}"
 
 
 def embedding_health(embeddings: npt.NDArray[np.float32], seed: int = 0) -> dict[str, float]:

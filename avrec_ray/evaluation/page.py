@@ -4,6 +4,7 @@ Everything that comes from data is escaped by the template engine: titles are wr
 """
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,14 @@ class Strip:
     cards: Sequence[Card]
 
 
-Block = Table | Picture | Strip
+@dataclass(frozen=True)
+class Terms:
+    """Words and what they mean."""
+
+    entries: Sequence[tuple[str, str]]
+
+
+Block = Table | Picture | Strip | Terms
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,30 @@ class Page:
     sections: Sequence[Section] = field(default=())
 
 
+def number(value: float, form: str = ".4f") -> str:
+    """A number for a cell; a dash where there is none.
+
+    >>> number(0.12345), number(float("nan"))
+    ('0.1235', '-')
+    """
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def interval(low: float, high: float, form: str = ".4f") -> str:
+    """Both ends of an interval for a cell.
+
+    >>> interval(-0.1, 0.25, "+.2f"), interval(float("nan"), float("nan"))
+    ('-0.10 to +0.25', '-')
+    """
+    return "-" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
+
+
 def render(page: Page) -> str:
     """The page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=select_autoescape(default=True), trim_blocks=True
     )
     environment.tests["table"] = lambda block: isinstance(block, Table)
+    environment.tests["terms"] = lambda block: isinstance(block, Terms)
     environment.tests["picture"] = lambda block: isinstance(block, Picture)
     return environment.get_template("page.html").render(page=page)

@@ -51,7 +51,16 @@ def test_another_seed_of_the_same_model_is_refused_at_most_as_often_as_promised(
 def test_slices_with_few_users_or_without_any_are_not_judged() -> None:
     champion = {"all": np.ones(50), "cold_items": np.ones(29)}
     candidate = {"all": np.ones(50), "cold_items": np.zeros(29)}
-    assert [check.name for check in check_slices(candidate, champion, CFG)] == ["not worse on all"]
+    cfg = GateConfig(slices=["all", "cold_items", "gender_F"])
+    checks = check_slices(candidate, champion, cfg)
+    assert [check.passed for check in checks] == [True, False, False]
+    assert [check.blocks for check in checks] == [True, False, False]
+    verdict = Verdict(tuple(checks))
+    assert verdict.passed
+    assert verdict.lines()[1:] == [
+        "note  not worse on cold_items: not judged: 29 users, evaluation.gate.min_users is 30",
+        "note  not worse on gender_F: not judged: this data has no such slice, only all, cold_items",
+    ]
 
 
 def test_healthy_embeddings_pass() -> None:

@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-from avrec_ray.evaluation.page import Card, Page, Picture, Section, Strip, Table, render
+from avrec_ray.evaluation.page import Card, Page, Picture, Section, Strip, Table, Terms, render
 
 HOSTILE = "<script>alert('x')</script>"
 PAGE = Page(
@@ -52,6 +52,14 @@ def test_page_loads_nothing_from_outside() -> None:
     html = render(PAGE)
     assert not re.findall(r"(?:src|href)=\"(?!data:)", html)
     assert "data:image/png;base64,iVBORw==" in html
+
+
+def test_page_lists_words_with_their_meaning() -> None:
+    html = render(Page("A page", sections=[Section("Glossary", "Words.", [Terms([("NDCG", HOSTILE), ("MRR", "b")])])]))
+    tags = Tags()
+    tags.feed(html)
+    assert tags.open == []
+    assert (tags.seen.count("dt"), tags.seen.count("dd"), tags.seen.count("script")) == (2, 2, 0)
 
 
 def test_page_marks_rows_and_hits() -> None:
