@@ -11,6 +11,8 @@ from avrec_ray.bundle import Bundle
 Rankings = npt.NDArray[np.int64]
 SERVED = "avrec_ray"
 """Row of the served ranking in metric tables."""
+ORACLE = "oracle"
+"""Row of the ranking by planted preferences, which synthetic data has: an upper bound, not a rival."""
 
 
 @dataclass(eq=False)
@@ -27,6 +29,11 @@ class Measured:
     recommendations: pa.Table
     rankings: dict[str, Rankings]
     results: dict[str, dict[str, float]]
+
+    @property
+    def history_lengths(self) -> npt.NDArray[np.int64]:
+        """[U] items that each user had met."""
+        return np.array([len(items) for items in self.seen], np.int64)
 
 
 def rank_rows(table: pa.Table, users: list[str], bundle: Bundle) -> npt.NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from avrec_ray.bundle import load_metadata
@@ -10,7 +9,6 @@ from avrec_ray.config import JobConfig
 from avrec_ray.errors import ConfigError, StageError
 from avrec_ray.pipelines import promote
 from avrec_ray.pipelines.full_loop import open_loop
-from avrec_ray.pipelines.gate import on_slice
 from avrec_ray.pipelines.stage import Loop
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.tracking import VERDICT
@@ -104,14 +102,3 @@ def test_two_promotions_cannot_race(registry: Path) -> None:
     ):
         move(registry, version="1")
     assert move(registry, version="1") == "v-1"
-
-
-def test_on_slice_counts_the_targets_of_the_slice_alone() -> None:
-    ranked = np.array([[0, 1], [2, 3], [1, -1]])
-    targets = [np.array([0, 3]), np.array([3]), np.array([0])]
-    everybody, every_item = np.ones(3, bool), np.ones(4, bool)
-    assert on_slice(ranked, targets, everybody, every_item, "recall_at_2").tolist() == [0.5, 1.0, 0.0]
-    only_zero = np.array([True, False, False, False])
-    assert on_slice(ranked, targets, everybody, only_zero, "recall_at_2").tolist() == [1.0, 0.0]
-    assert on_slice(ranked, targets, np.array([False, False, True]), only_zero, "recall_at_2").tolist() == [0.0]
-    assert len(on_slice(ranked, targets, everybody, np.zeros(4, bool), "recall_at_2")) == 0
