@@ -13,6 +13,7 @@ from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import ConfigError, StageError
 from avrec_ray.evaluation.baselines import build_baselines, rank_in_parts
+from avrec_ray.evaluation.list_quality import ItemFacts, list_quality
 from avrec_ray.evaluation.metrics import cold_item_metrics, evaluate_rankings
 from avrec_ray.evaluation.recommendations import read_table, score_recommendations
 from avrec_ray.evaluation.report import format_metric_table, save_metric_plot
@@ -20,6 +21,7 @@ from avrec_ray.evaluation.slices import popularity_slices
 from avrec_ray.evaluation.split import eval_targets
 from avrec_ray.pipelines.bundle import bundle_folder
 from avrec_ray.pipelines.catalogue import positive_counts, read_fitted
+from avrec_ray.pipelines.champion import ask_champion_if_possible
 from avrec_ray.pipelines.measured import SERVED, Measured, Rankings, rank_rows
 from avrec_ray.pipelines.recommend import recommend_users
 from avrec_ray.pipelines.report import write_report
@@ -45,13 +47,15 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
 
     def work(stage: StageRun) -> dict[str, float]:
         measured = measure(loop, job, bundle_path, stage.log)
+        champion = ask_champion_if_possible(loop, job, measured.bundle, measured.users, stage.log)
         with stage.publish("evaluation") as (folder,):
             pq.write_table(measured.recommendations, folder / "recommendations.parquet")
             pq.write_table(truth_table(measured), folder / "truth.parquet")
             (folder / "metrics.txt").write_text(format_metric_table(measured.results) + "\n")
             (folder / "headline.txt").write_text(format_metric_table(headline(measured.results)) + "\n")
             save_metric_plot(measured.results, folder / "metrics.png")
-            write_report(folder / "report.html", measured, storage.folder("clips"), job)
+            champion.save(folder)
+            write_report(folder / "report.html", measured, champion, storage, job)
             for path in sorted(folder.iterdir()):
                 stage.run.artifact(path, "evaluation")
         metrics = flat_metrics(measured.results)
@@ -95,7 +99,7 @@ def measure(loop: Loop, job: JobConfig, bundle_path: Path, log: Callable[[str], 
     for name, score in scorers:
         rankings[name] = rank_in_parts(score, seen, depth, len(bundle.items), allowed)
     in_order = [targets[user] for user in users]
-    results = score_rankings(rankings, in_order, seen, bundle, job.evaluation.cutoffs)
+    results = score_rankings(rankings, in_order, seen, liked, bundle, job.evaluation.cutoffs)
     counts = positive_counts(read_fitted(root, FITTED), bundle.items.item_ids)
     return Measured(users, in_order, seen, bundle, counts, recommendations, rankings, results)
 
@@ -143,16 +147,23 @@ def score_rankings(
     rankings: dict[str, Rankings],
     targets: list[npt.NDArray[np.int64]],
     seen: list[npt.NDArray[np.int64]],
+    liked: list[npt.NDArray[np.int64]],
     bundle: Bundle,
     cutoffs: list[int],
 ) -> dict[str, dict[str, float]]:
-    """Metrics of each ranking; where there are targets without training behaviour, those of cold items too."""
+    """Metrics of each ranking; where there are targets without training behaviour, those of cold items too.
+
+    What lists are like beside right is measured at the first cut-off, calibration against what users `liked`.
+    """
+    facts = ItemFacts.of(bundle.embeddings, bundle.items.popularity, bundle.items.categories)
+    obvious = rankings.get("popularity")
     cold = ~bundle.items.warm
     num_seen = np.array([len(np.unique(items)) for items in seen], np.int64)
     has_cold = any(cold[t].any() for t in targets)
     results = {}
     for name, ranked in rankings.items():
         results[name] = evaluate_rankings(ranked, targets, len(bundle.items), tuple(cutoffs))
+        results[name] |= list_quality(ranked, targets, liked, facts, cutoffs[0], obvious)
         if has_cold:
             results[name] |= cold_item_metrics(ranked, targets, cold, max(cutoffs), num_seen)
     return results

@@ -1,37 +1,55 @@
 """The HTML page of an evaluated bundle: what it is worth, against whom, for whom, and what its lists look like."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from avrec_ray.config import JobConfig
 from avrec_ray.evaluation import pictures
-from avrec_ray.evaluation.audit import GroupFinding, audit_items, group_codes, popularity_groups
+from avrec_ray.evaluation.glossary import GLOSSARY
+from avrec_ray.evaluation.list_quality import LIST_QUALITY
 from avrec_ray.evaluation.metrics import ndcg_at_k
-from avrec_ray.evaluation.page import Card, Page, Picture, Section, Strip, Table, render
+from avrec_ray.evaluation.page import Page, Picture, Section, Table, Terms, interval, number, render
 from avrec_ray.evaluation.significance import bootstrap_interval, compare_models
-from avrec_ray.evaluation.slices import history_slices, popularity_slices, slice_metrics, warmth_slices
-from avrec_ray.media.clips import iter_clips
-from avrec_ray.pipelines.measured import SERVED, Measured
+from avrec_ray.evaluation.slices import Slices
+from avrec_ray.pipelines.audits import audit_exposure, audit_quality
+from avrec_ray.pipelines.champion import ChampionLists
+from avrec_ray.pipelines.measured import ORACLE, SERVED, Measured
+from avrec_ray.pipelines.report_champion import champion_section, champion_sentence, compare_with_champion
+from avrec_ray.pipelines.report_slices import (
+    best_baseline,
+    compare_on_slices,
+    exposure_tables,
+    quality_tables,
+    slice_table,
+)
+from avrec_ray.pipelines.slices import named_slices, user_attributes
+from avrec_ray.pipelines.storage import Storage
+from avrec_ray.pipelines.strips import fill_shelf, items_of_users, shown_users, user_strips
 
-SHOWN = ("ndcg", "recall", "mrr")
-NUM_USERS_SHOWN, NUM_HISTORY_SHOWN, NUM_LIST_SHOWN = 10, 10, 10
+SHOWN = {"ndcg": "NDCG", "recall": "recall", "mrr": "MRR"}
 
 
-def write_report(path: Path, measured: Measured, clips: Path, job: JobConfig) -> None:
+def write_report(path: Path, measured: Measured, champion: ChampionLists, storage: Storage, job: JobConfig) -> None:
     """Write the page as one file."""
-    path.write_text(render(build_page(measured, clips, job)))
+    path.write_text(render(build_page(measured, champion, storage, job)))
 
 
-def build_page(measured: Measured, clips: Path, job: JobConfig) -> Page:
-    """Sections in the order in which a reader asks."""
+def build_page(measured: Measured, champion: ChampionLists, storage: Storage, job: JobConfig) -> Page:
+    """Sections in the order in which a reader asks; each begins with how to read it."""
+    bundle, lengths = measured.bundle, measured.history_lengths
+    slices = named_slices(
+        storage, bundle.items, measured.users, lengths, measured.choice_counts, job.evaluation.gate.slices
+    )
     against = _against_baselines(measured, job.seed)
-    bundle = measured.bundle
+    change = compare_with_champion(measured, champion, slices, job.seed)
+    users, served = shown_users(measured), measured.rankings[SERVED]
+    needed = items_of_users(measured, users, served)
+    needed |= items_of_users(measured, change.users, served, change.ranked) if change else set()
+    shelf = fill_shelf(bundle.items, needed, storage.folder("clips"))
     return Page(
         title=f"Bundle {bundle.metadata.model_version}",
-        verdict=_verdict(against),
+        verdict=_verdict(against) + champion_sentence(change),
         facts=[
             ("users asked", str(len(measured.users))),
             ("items", str(len(bundle.items))),
@@ -39,31 +57,79 @@ def build_page(measured: Measured, clips: Path, job: JobConfig) -> Page:
             ("seed", str(bundle.metadata.seed)),
         ],
         sections=[
-            Section("Metrics", "Full ranking of the catalogue, items already met left out.", [_metrics(measured, job)]),
-            Section("Against the baselines", "Paired over users; 95 % intervals.", [against]),
-            Section("Over the length of the list", "", [_curves(measured)]),
-            Section("Slices", "NDCG at 10, counting the targets of the slice alone.", [_slices(measured)]),
-            Section("Exposure", "Who is shown, against who is chosen.", _exposure(measured, job)),
-            Section("Embeddings", "Items that lie together are taken to be alike.", [_map(measured)]),
-            Section("Ten users", "What they watched, newest last, and their list.", list(_users(measured, clips))),
+            _metrics(measured, job),
+            Section(
+                "Against the baselines",
+                "Is the served ranking better than simple ones? Each row compares it with one of them on the same "
+                "users; a difference whose interval holds 0 may be chance.",
+                [against],
+            ),
+            champion_section(measured, change, champion.note, shelf),
+            Section(
+                "Over the length of the list",
+                "Does the order of models depend on how much of the list is looked at? One line a model, higher is "
+                "better.",
+                [_curves(measured)],
+            ),
+            _slices(measured, slices, job.seed),
+            _quality(measured, storage, job),
+            _exposure(measured, job),
+            _beyond_accuracy(measured, job.evaluation.cutoffs[0]),
+            Section(
+                "Embeddings",
+                "Does the model see what items have in common? One point an item; items that lie together are taken to "
+                "be alike, so colours should form groups where categories matter.",
+                [_map(measured)],
+            ),
+            Section(
+                "Ten users",
+                "Do the lists make sense to a person? What each user watched, newest last, and the list for them; "
+                "framed items are among those that the user went on to choose.",
+                user_strips(measured, users, shelf),
+            ),
+            Section("Glossary", "What the words and metrics of this page mean.", [Terms(GLOSSARY)]),
         ],
     )
 
 
-def _metrics(measured: Measured, job: JobConfig) -> Table:
-    names = [f"{name}_at_{k}" for k in job.evaluation.cutoffs for name in SHOWN]
-    names += [f"coverage_at_{k}" for k in job.evaluation.cutoffs[:1]]
+def _metrics(measured: Measured, job: JobConfig) -> Section:
+    names = {f"{name}_at_{k}": f"{head} at {k}" for k in job.evaluation.cutoffs for name, head in SHOWN.items()}
+    names |= {f"coverage_at_{k}": f"coverage at {k}" for k in job.evaluation.cutoffs[:1]}
     low, high = bootstrap_interval(ndcg_at_k(measured.rankings[SERVED], measured.targets, 10), np.random.default_rng(0))
-    rows = [[model, *(f"{row.get(name, np.nan):.4f}" for name in names)] for model, row in measured.results.items()]
-    note = f"NDCG at 10 of {SERVED} lies in [{low:.4f}, {high:.4f}] with 95 % confidence over users."
-    return Table(["model", *names], rows, frozenset({0}), note)
+    note = f"NDCG at 10 of {SERVED} lies in {interval(low, high)} with 95 % confidence over users."
+    text = (
+        "How good are the lists? Every model ranked the whole catalogue for every user, items already met left out; "
+        f"higher is better, and {SERVED} is what would be served."
+    )
+    return Section("Metrics", text, [_models(measured, names, note)])
+
+
+def _beyond_accuracy(measured: Measured, k: int) -> Section:
+    names = {f"{name}_at_{k}": _heading(name) for name in (*LIST_QUALITY, "gini")}
+    known = {name: head for name, head in names.items() if any(name in row for row in measured.results.values())}
+    text = (
+        f"What are the first {k} places like beside right? There is no best value: a model that lists unknown "
+        "items at random is novel and varied. Read each column beside the metrics above; low miscalibration is a list "
+        "true to the user's own mix of categories."
+    )
+    return Section("Beyond accuracy", text, [_models(measured, known)])
+
+
+def _models(measured: Measured, names: dict[str, str], note: str = "") -> Table:
+    """One row a model, one column a metric under its heading; ours is marked."""
+    rows = [[model, *(number(row.get(name, np.nan)) for name in names)] for model, row in measured.results.items()]
+    return Table(["model", *names.values()], rows, frozenset({0}), note)
+
+
+def _heading(name: str) -> str:
+    return name.replace("intra_list", "intra-list").replace("_", " ")
 
 
 def _against_baselines(measured: Measured, seed: int) -> Table:
     mine = {"ndcg_at_10": ndcg_at_k(measured.rankings[SERVED], measured.targets, 10)}
     rows = []
     for name, ranked in measured.rankings.items():
-        if name in (SERVED, "oracle"):
+        if name in (SERVED, ORACLE):
             continue
         theirs = {"ndcg_at_10": ndcg_at_k(ranked, measured.targets, 10)}
         (c,) = compare_models(mine, theirs, np.random.default_rng(seed), num_samples=2000)
@@ -79,62 +145,49 @@ def _verdict(against: Table) -> str:
     parts = [f"better than {', '.join(beaten)}"] if beaten else []
     parts += [f"not clearly different from {', '.join(rest)}"] if rest else []
     parts += [f"worse than {', '.join(lost)}"] if lost else []
+    if not parts:
+        return "There is no baseline to compare the served ranking with."
     return f"In NDCG at 10 the served ranking is {'; '.join(parts)}."
 
 
-def _slices(measured: Measured) -> Table:
-    slices = {
-        **warmth_slices(~measured.bundle.items.warm),
-        **popularity_slices(measured.choice_counts),
-        **history_slices(np.array([len(items) for items in measured.seen])),
-    }
-    models = [name for name in (SERVED, "item_knn", "ease", "popularity", "oracle") if name in measured.rankings]
-    found = {name: slice_metrics(measured.rankings[name], measured.targets, slices, (10,)) for name in models}
-    rows = []
-    for name in slices:
-        values = [found[model][name].get("ndcg_at_10", np.nan) for model in models]
-        rows.append([name, f"{found[SERVED][name]['num_users']:.0f}", *(f"{value:.4f}" for value in values)])
-    return Table(["slice", "users", *models], rows)
+def _slices(measured: Measured, slices: Slices, seed: int) -> Section:
+    text = "For whom and for what is the served ranking good? Each row counts a part of the users or of the items alone"
+    best = best_baseline(measured)
+    other = measured.rankings[best or SERVED]
+    rows = compare_on_slices(measured, other, slices, seed)
+    against = (
+        f", beside {best}, the best baseline over all users." if best else "; there is no baseline to compare with."
+    )
+    return Section("Slices", text + against, [slice_table(rows, SERVED, best or SERVED)])
 
 
-def _exposure(measured: Measured, job: JobConfig) -> list[Table | Picture]:
+def _quality(measured: Measured, storage: Storage, job: JobConfig) -> Section:
+    findings = audit_quality(
+        measured.rankings[SERVED],
+        measured.targets,
+        user_attributes(storage, measured.users),
+        measured.history_lengths,
+        job.evaluation.audit,
+        job.seed,
+    )
+    text = (
+        "Are some groups of users served worse than others? A gap below 0 means worse than everybody else; groups can "
+        "differ for good reasons, such as how much is known of them, so a finding asks for a look, not for a verdict."
+    )
+    return Section("Groups of users", text, quality_tables(findings, job))
+
+
+def _exposure(measured: Measured, job: JobConfig) -> Section:
     items, cfg = measured.bundle.items, job.evaluation.audit
-    groups = {
-        "popularity": popularity_groups(items.popularity),
-        "category": group_codes(items.categories),
-        "creator": group_codes(items.creator_ids),
-    }
-    ranked = measured.rankings[SERVED]
-    blocks: list[Table | Picture] = []
-    for kind, (codes, names) in groups.items():
-        if names:
-            found = audit_items(ranked, measured.targets, kind, codes, names, cfg, job.seed)
-            blocks.append(_findings(kind, sorted(found, key=lambda f: -f.size)[:12]))
+    findings = audit_exposure(measured.rankings[SERVED], measured.targets, items, cfg, job.seed)
     shown = {name: measured.rankings[name] for name in (SERVED, "popularity", "item_knn") if name in measured.rankings}
     png = pictures.exposure_against_popularity(shown, measured.choice_counts.astype(np.float64))
-    return [
-        *blocks,
-        Picture(png, "Items from the most to the least popular: above the diagonal popular ones are favoured."),
-    ]
-
-
-def _findings(kind: str, findings: Iterable[GroupFinding]) -> Table:
-    rows, marked = [], set()
-    for row, f in enumerate(findings):
-        rows.append(
-            [
-                f.group,
-                str(f.size),
-                f"{f.expected:.1%}",
-                f"{f.share:.1%}",
-                f"{f.value:.2f}",
-                f"{f.low:.2f} to {f.high:.2f}",
-            ]
-        )
-        if not f.within:
-            marked.add(row)
-    head = [kind, "items", "of the choices", "of the exposure", "ratio", "interval"]
-    return Table(head, rows, frozenset(marked), "Marked rows lie beyond the limits of evaluation.audit.")
+    picture = Picture(png, "Items from the most to the least popular: above the diagonal popular ones are favoured.")
+    text = (
+        "Are groups of items shown as much as users choose them? The choices are what a group earns, the exposure is "
+        "what the lists give it; a ratio of 1 is fair in that sense, 0.5 is half of what it earns."
+    )
+    return Section("Exposure", text, [*exposure_tables(findings, len(items), job), picture])
 
 
 def _curves(measured: Measured) -> Picture:
@@ -146,38 +199,3 @@ def _map(measured: Measured) -> Picture:
     return Picture(
         pictures.embedding_map(measured.bundle.embeddings, items.categories), "One point an item, by category."
     )
-
-
-def _users(measured: Measured, clips: Path) -> Iterable[Strip]:
-    """Histories and lists; what the user went on to choose is framed."""
-    chosen = np.linspace(0, len(measured.users) - 1, min(NUM_USERS_SHOWN, len(measured.users))).astype(int)
-    ranked = measured.rankings[SERVED][:, :NUM_LIST_SHOWN]
-    histories = {int(row): measured.seen[row][-NUM_HISTORY_SHOWN:] for row in chosen}
-    needed = {int(item) for row in histories for item in [*histories[row], *ranked[row][ranked[row] >= 0]]}
-    thumbnails = _thumbnails(measured, needed, clips)
-    for row, history in histories.items():
-        user, targets = measured.users[row], set(measured.targets[row].tolist())
-        yield Strip(f"{user} watched", [_card(measured, int(item), thumbnails) for item in history])
-        shown = [int(item) for item in ranked[row] if item >= 0]
-        found = sum(item in targets for item in shown)
-        cards = [_card(measured, item, thumbnails, item in targets) for item in shown]
-        yield Strip(f"{user} is shown ({found} of {len(targets)} later choices among the first {len(shown)})", cards)
-
-
-def _card(measured: Measured, item: int, thumbnails: dict[int, Picture], hit: bool = False) -> Card:
-    items = measured.bundle.items
-    line = items.categories[item] or ""
-    return Card(items.titles[item], line if items.warm[item] else f"{line} · new", thumbnails.get(item), hit)
-
-
-def _thumbnails(measured: Measured, rows: set[int], clips: Path) -> dict[int, Picture]:
-    """The middle frame of the first clip of each item that has a picture."""
-    row_of = {measured.bundle.items.item_ids[row]: row for row in rows}
-    found: dict[int, Picture] = {}
-    for batch in iter_clips(clips, ["item_id", "frames", "has_video"], batch_size=256):
-        for item_id, frames, has_video in zip(batch["item_id"], batch["frames"], batch["has_video"], strict=True):
-            row = row_of.get(str(item_id))
-            if row is not None and row not in found and has_video:
-                frame: npt.NDArray[np.uint8] = frames[len(frames) // 2]
-                found[row] = Picture(pictures.thumbnail(frame), "")
-    return found

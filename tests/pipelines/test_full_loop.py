@@ -224,3 +224,8 @@ def test_late_setting_reruns_only_what_depends_on_it(first: Pass) -> None:
     assert digests(first.bundle) == before
     champion = changed.loop.resolve_bundle(f"models:/{changed.job.tracking.model_name}@champion")
     assert digests(champion) == digests(changed.bundle)
+    # The bundle before was champion while this one was evaluated: asked for the report, and not by the gate again.
+    asked = [line for line in changed.lines if "asking champion" in line]
+    assert [line.split("] ")[1].split(":")[0] for line in asked] == ["evaluate"]
+    assert f"champion {first.bundle.name}" in (changed.storage.folder("evaluation") / "report.html").read_text()
+    assert any("not worse on all: " in line for line in changed.lines)
