@@ -15,6 +15,7 @@ from avrec_ray.errors import ConfigError
 from avrec_ray.evaluation.audit import AuditConfig
 from avrec_ray.evaluation.gate import GateConfig
 from avrec_ray.evaluation.split import SplitConfig
+from avrec_ray.evaluation.tuning import BaselinesConfig
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.media.config import HOP_SAMPLES, MediaConfig
 from avrec_ray.ranking.config import RerankerConfig
@@ -48,6 +49,7 @@ class EvaluationConfig:
     """k of the metrics."""
     list_length: int = 100
     """Items of each list in evaluation/recommendations.parquet."""
+    baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 

@@ -1,6 +1,7 @@
 """The split of interactions into train, valid and test. Towers learn from train, the reranker from valid."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -46,10 +47,29 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     )
 
 
+@dataclass(frozen=True)
+class SplitDescription:
+    """What splits/split.json says."""
+
+    kind: str
+    boundaries: dict[str, float]
+    hidden: dict[str, list[str]]
+    candidates: list[str] | None
+    digests: dict[str, str]
+
+    def candidates_at(self, part: str) -> list[str] | None:
+        """Items that a ranking at `part`, "valid" or "test", chooses from; None: the catalogue."""
+        return None if self.candidates is None else self.hidden[part]
+
+
+def read_split(storage_root: Path) -> SplitDescription:
+    """The description of the split under a storage folder."""
+    return SplitDescription(**json.loads((storage_root / "splits" / "split.json").read_text()))
+
+
 def read_candidates(storage_root: Path) -> list[str] | None:
     """Items that a ranking at test chooses from; None: the catalogue."""
-    found: list[str] | None = json.loads((storage_root / "splits" / "split.json").read_text())["candidates"]
-    return found
+    return read_split(storage_root).candidates_at("test")
 
 
 def _description(split: Split) -> dict[str, object]:

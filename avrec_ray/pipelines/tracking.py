@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -174,9 +176,12 @@ class Run:
         for key, value in values.items():
             self.client.set_tag(self.run_id, key, value)
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a file with the run."""
-        self.client.log_artifact(self.run_id, str(path), folder)
+    def artifact(self, path: Path, folder: str | None = None, name: str = "") -> None:
+        """Keep a file with the run, under another `name` where given."""
+        with tempfile.TemporaryDirectory() as renamed:
+            if name:
+                path = Path(shutil.copy(path, Path(renamed) / name))
+            self.client.log_artifact(self.run_id, str(path), folder)
 
     def artifact_json(self, values: Any, name: str) -> None:
         """Keep a JSON document with the run."""
