@@ -91,7 +91,7 @@ def measure(loop: Loop, job: JobConfig, bundle_path: Path, log: Callable[[str], 
     candidates = read_candidates(root)
     log(f"{len(users)} users with held-out choices, {len(candidates or bundle.items.item_ids)} items ranked for each")
     parts = [root / "splits" / f"{part}.parquet" for part in HISTORY]
-    recommendations = recommend_users(bundle_path, parts, users, job, depth, candidates)
+    recommendations = recommend_users(bundle_path, parts, users, job, depth, candidates, log)
     tables = {SERVED: recommendations, **read_baselines(root / "baselines")}
     rankings = {name: rank_rows(table, users, bundle) for name, table in tables.items()}
     rankings[EMBEDDINGS] = question.rank(question.fit(ContentNeighbours(bundle.embeddings)), depth)

@@ -68,7 +68,7 @@ def _against_champion(
     root = loop.storage.root
     parts = [root / "splits" / f"{part}.parquet" for part in HISTORY]
     depth, candidates = job.evaluation.list_length, read_candidates(root)
-    theirs = rank_rows(recommend_users(path, parts, users, job, depth, candidates), users, bundle)
+    theirs = rank_rows(recommend_users(path, parts, users, job, depth, candidates, log), users, bundle)
     slices = _slices(loop, bundle, users)
     metric = job.evaluation.gate.metric
     mine = {name: on_slice(ranked, targets, *part, metric) for name, part in slices.items()}

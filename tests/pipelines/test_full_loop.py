@@ -22,7 +22,6 @@ from avrec_ray.feedback.store import EventStore
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.pipelines import compare, full_loop
 from avrec_ray.pipelines.catalogue import read_item_tokens
-from avrec_ray.pipelines.recommend import histories_of
 from avrec_ray.pipelines.stage import Loop, StageRecord, require_record
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.tracking import PARENT_TAG
@@ -34,6 +33,7 @@ from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.config import FinetuneConfig, OptimConfig, PretrainConfig
 from avrec_ray.types import Query
+from tests.pipelines.recommend_cases import histories_of
 from tests.tiny_models import tiny_towers
 
 # The first test carries the whole loop: a minute and a half of starting processes, minutes on a crowded machine.
@@ -166,7 +166,8 @@ def test_recommendations_equal_a_fresh_ranking_from_the_bundle(first: Pass) -> N
     table = pq.read_table(first.storage.folder("evaluation") / "recommendations.parquet")
     listed = set(table["user_id"].to_pylist())
     ((user, _),) = Counter(user for user in valid["user_id"].to_pylist() if user in listed).most_common(1)
-    history = histories_of(pa.concat_tables([pq.read_table(splits / "train.parquet"), valid]), [user])[user]
+    past = pa.concat_tables([pq.read_table(splits / "train.parquet"), valid])
+    history = histories_of(past.to_pylist())[user]
     bundle = load_bundle(first.bundle)
     matcher, reranker = Matcher(bundle, first.job.matcher), Reranker(bundle, first.job.policy)
     (ranking,) = recommend(matcher, reranker, [Query(user, history, k=first.job.evaluation.list_length)])
