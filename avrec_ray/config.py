@@ -98,7 +98,8 @@ class JobConfig:
     users: str = ""
     """jobs.recommend: Parquet with a column user_id."""
     candidates: str = ""
-    """jobs.recommend: Parquet with a column item_id; empty: the whole catalogue."""
+    """jobs.recommend: Parquet with a column item_id; empty: the whole catalogue. jobs.evaluate: what lists could hold;
+    empty: unknown, and no AUC, coverage or Gini."""
     k: int = 20
     """jobs.recommend: length of a list."""
     output: str = ""
@@ -107,8 +108,10 @@ class JobConfig:
     """jobs.evaluate: a recommendations table to score instead of a bundle."""
     truth: str = ""
     """jobs.evaluate: Parquet with user_id, item_id."""
+    seen: str = ""
+    """jobs.evaluate: Parquet with user_id, item_id that no list may hold."""
     run_a: str = ""
-    """jobs.compare: MLflow id of a run of full_loop or evaluate."""
+    """jobs.compare: MLflow id of a run of full_loop, evaluate or a baseline; several, with + between, are seeds."""
     run_b: str = ""
     version: str = ""
     """jobs.promote: version of the registry to make champion."""

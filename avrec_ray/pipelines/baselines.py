@@ -24,6 +24,7 @@ from avrec_ray.media.text import item_text
 from avrec_ray.pipelines.catalogue import item_durations, read_items
 from avrec_ray.pipelines.measured import truth_table
 from avrec_ray.pipelines.question import ask
+from avrec_ray.pipelines.split import note_inputs
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.types import RECOMMENDATIONS
 
@@ -157,6 +158,7 @@ def _log_run(loop: Loop, job: JobConfig, found: RankedBaseline, folder: Path) ->
     run = loop.tracking.start(f"baseline {found.name}", {**params, "baseline": found.settings}, loop.parent.run_id)
     run.tags({"stage": "baseline", "model": found.name})
     run.metrics({f"test/{name}": value for name, value in found.metrics.items()})
+    note_inputs(run, loop.storage.root)
     run.artifact(folder / f"{found.name}.parquet", "evaluation", "recommendations.parquet")
     run.artifact(folder / "truth.parquet", "evaluation")
     run.end()

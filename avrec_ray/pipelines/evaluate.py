@@ -25,7 +25,7 @@ from avrec_ray.pipelines.measured import SERVED, Measured, Rankings, rank_rows, 
 from avrec_ray.pipelines.question import ask
 from avrec_ray.pipelines.recommend import recommend_users
 from avrec_ray.pipelines.report import write_report
-from avrec_ray.pipelines.split import HISTORY, read_candidates
+from avrec_ray.pipelines.split import HISTORY, note_inputs, read_candidates
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 
 EMBEDDINGS = "embedding_knn"
@@ -59,6 +59,8 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
                 stage.run.artifact(path, "evaluation")
         metrics = flat_metrics(measured.results)
         loop.parent.metrics(metrics)
+        for run in (loop.parent, stage.run):
+            note_inputs(run, storage.root)
         return metrics
 
     return loop.stage(
@@ -107,10 +109,15 @@ def score_table(loop: Loop, job: JobConfig) -> dict[str, float]:
     """jobs.evaluate with a table: ours or somebody else's recommendations against a truth table, logged as a run."""
     if not job.truth:
         raise ConfigError("truth is empty; give truth=<parquet with user_id, item_id> beside recommendations")
-    tables = [read_table(path) for path in (job.recommendations, job.truth)]
-    metrics = score_recommendations(*tables, ks=tuple(job.evaluation.cutoffs))
+    lists, truth = read_table(job.recommendations), read_table(job.truth)
+    optional = {name: read_table(path) if path else None for name, path in _optional_tables(job).items()}
+    metrics = score_recommendations(lists, truth, **optional, ks=tuple(job.evaluation.cutoffs))
     loop.parent.metrics(metrics)
     return metrics
+
+
+def _optional_tables(job: JobConfig) -> dict[str, str]:
+    return {"candidates": job.candidates, "seen": job.seen}
 
 
 def headline(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -12,6 +12,7 @@ from avrec_ray.errors import StageError
 from avrec_ray.evaluation.leaks import find_leaks
 from avrec_ray.evaluation.split import Split, split_interactions
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
+from avrec_ray.pipelines.tracking import Run
 
 FITTED = ("train", "valid")
 """Parts that a served model has learned from when test is asked."""
@@ -70,6 +71,14 @@ def read_split(storage_root: Path) -> SplitDescription:
 def read_candidates(storage_root: Path) -> list[str] | None:
     """Items that a ranking at test chooses from; None: the catalogue."""
     return read_split(storage_root).candidates_at("test")
+
+
+def note_inputs(run: Run, storage_root: Path) -> None:
+    """Say in an MLflow run which parts it learned from and which it was measured on."""
+    digests = read_split(storage_root).digests
+    paths = {name: storage_root / "splits" / f"{name}.parquet" for name in digests}
+    run.inputs("training", {paths[name]: digests[name] for name in digests if name != "test"})
+    run.inputs("evaluation", {paths["test"]: digests["test"]})
 
 
 def _description(split: Split) -> dict[str, object]:

@@ -22,6 +22,7 @@ from avrec_ray.feedback.store import EventStore
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.pipelines import compare, full_loop
 from avrec_ray.pipelines.catalogue import read_item_tokens
+from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, StageRecord, require_record
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.tracking import PARENT_TAG
@@ -188,8 +189,25 @@ def test_tracking_holds_one_parent_with_a_child_a_stage(first: Pass) -> None:
     assert {run.info.run_name: run.info.run_id for run in stages} == {s: first.record(s).run_id for s in STAGES}
     assert len(stages) == len(STAGES)
     assert {run.info.status for run in runs} == {"FINISHED"}
-    metrics = {name: value for name, value in parents[0].data.metrics.items() if "/" in name}
+    metrics = {
+        name: value for name, value in parents[0].data.metrics.items() if "/" in name and not name.startswith("system/")
+    }
     assert metrics == pytest.approx(first.record("evaluate").metrics)
+
+
+def test_runs_with_test_metrics_name_the_data_they_are_of(first: Pass) -> None:
+    measured = [run for run in mlflow_runs(first) if "test/ndcg_at_10" in run.data.metrics]
+    assert len(measured) == len(["full_loop", "evaluate"]) + len(first.job.evaluation.baselines.names)
+    digests = read_split(first.storage.root).digests
+    for run in measured:
+        found = {(i.dataset.name, i.dataset.digest, i.tags[0].value) for i in run.inputs.dataset_inputs}
+        contexts = {"train": "training", "valid": "training", "test": "evaluation"}
+        assert found == {(name, digests[name][:36], context) for name, context in contexts.items()}
+
+
+def test_parent_run_notes_what_the_machine_did(first: Pass) -> None:
+    (parent,) = [run for run in mlflow_runs(first) if PARENT_TAG not in run.data.tags]
+    assert parent.data.metrics["system/cpu_utilization_percentage"] > 0
 
 
 def test_every_baseline_is_a_run_with_the_metrics_of_the_model(first: Pass) -> None:
