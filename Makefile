@@ -39,7 +39,7 @@ ui: setup ## MLflow UI of STORAGE at http://127.0.0.1:5000/#/experiments?workflo
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(STORAGE)/mlflow.db --host 127.0.0.1 --port 5000 $(ARGS)
 
 bench: setup ## run the benchmarks; each prints ratios against a named baseline
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; PYTHONPATH=$(CURDIR) $(BIN)/python $$file || exit 1; done
 
 clean: ## remove what the demo wrote
 	@rm -rf $(CURDIR)/runs

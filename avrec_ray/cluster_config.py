@@ -38,3 +38,9 @@ class TrackingConfig:
     experiment: str = "avrec_ray"
     model_name: str = "avrec_ray"
     """Registered model that holds the bundles."""
+    system_metrics_seconds: float = 10.0
+    """How often a job's parent run notes CPU, memory, disk, network and, where it is, GPU of the driver's machine; 0:
+    never."""
+
+    def __post_init__(self) -> None:
+        check_range("tracking.system_metrics_seconds", self.system_metrics_seconds, 0.0)

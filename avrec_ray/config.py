@@ -15,6 +15,7 @@ from avrec_ray.errors import ConfigError
 from avrec_ray.evaluation.audit import AuditConfig
 from avrec_ray.evaluation.gate import GateConfig
 from avrec_ray.evaluation.split import SplitConfig
+from avrec_ray.evaluation.tuning import BaselinesConfig
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.media.config import HOP_SAMPLES, MediaConfig
 from avrec_ray.ranking.config import RerankerConfig
@@ -48,6 +49,7 @@ class EvaluationConfig:
     """k of the metrics."""
     list_length: int = 100
     """Items of each list in evaluation/recommendations.parquet."""
+    baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 
@@ -96,7 +98,8 @@ class JobConfig:
     users: str = ""
     """jobs.recommend: Parquet with a column user_id."""
     candidates: str = ""
-    """jobs.recommend: Parquet with a column item_id; empty: the whole catalogue."""
+    """jobs.recommend: Parquet with a column item_id; empty: the whole catalogue. jobs.evaluate: what lists could hold;
+    empty: unknown, and no AUC, coverage or Gini."""
     k: int = 20
     """jobs.recommend: length of a list."""
     output: str = ""
@@ -105,8 +108,10 @@ class JobConfig:
     """jobs.evaluate: a recommendations table to score instead of a bundle."""
     truth: str = ""
     """jobs.evaluate: Parquet with user_id, item_id."""
+    seen: str = ""
+    """jobs.evaluate: Parquet with user_id, item_id that no list may hold."""
     run_a: str = ""
-    """jobs.compare: MLflow id of a run of full_loop or evaluate."""
+    """jobs.compare: MLflow id of a run of full_loop, evaluate or a baseline; several, with + between, are seeds."""
     run_b: str = ""
     version: str = ""
     """jobs.promote: version of the registry to make champion."""

@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> None:
     """One `name value` line a metric; the same numbers go to MLflow."""
     scores_table = bool(cfg.recommendations)
     with job_session(cfg, "evaluate", needs_ray=not scores_table) as (loop, job):
-        metrics = evaluate.score_table(loop, job) if scores_table else evaluate.run(loop, job).metrics
+        metrics = evaluate.score_table(loop, job) if scores_table else evaluate.run_beside_baselines(loop, job)
     for name, value in metrics.items():
         print(f"{name} {value:.6f}")
 

@@ -33,11 +33,14 @@ def build_tiny_bundle(
     reranker: RerankerConfig | None = None,
     catalogue: Catalogue | None = None,
     head_std: float = 0.0,
+    num_users: int = 30,
+    num_choices: int = 200,
 ) -> Path:
     """Write a complete bundle at `folder`, whose name is its model_version; returns `folder`.
 
     Models are as built, that is untrained; `head_std` > 0 draws what the reranker starts with at zero, so that it has
-    an opinion of its own. Every fifth item lacks video and every seventh has text alone.
+    an opinion of its own. Every fifth item lacks video and every seventh has text alone. `num_choices` random choices
+    of `num_users` make the neighbours.
     """
     torch.manual_seed(seed)
     cfg, ranking = towers or tiny_towers(), reranker or RerankerConfig(num_interests=5, hidden_dim=8)
@@ -60,8 +63,8 @@ def build_tiny_bundle(
         save_weights(staging / "towers.safetensors", two_tower)
         save_weights(staging / "reranker.safetensors", scorer)
         rng = np.random.default_rng(seed)
-        users, chosen = rng.integers(0, 30, 200), rng.integers(0, len(items), 200)
-        fit_neighbours(users, chosen, 30, len(items)).save(staging / "neighbours.safetensors")
+        users, chosen = rng.integers(0, num_users, num_choices), rng.integers(0, len(items), num_choices)
+        fit_neighbours(users, chosen, num_users, len(items)).save(staging / "neighbours.safetensors")
         pq.write_table(catalogue_table(items), staging / "items.parquet")
         _write_vectors(staging, two_tower, items, tiny_tokens(cfg, len(items), seed))
 

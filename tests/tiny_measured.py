@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 
 from avrec_ray.bundle import Bundle, load_bundle
 from avrec_ray.evaluation.metrics import evaluate_rankings
+from avrec_ray.evaluation.tuning import Question
 from avrec_ray.media.clips import clip_columns, clips_table, write_clips
-from avrec_ray.pipelines.measured import SERVED, Measured, Rankings
+from avrec_ray.pipelines.measured import SERVED, Measured, Rankings, truth_table
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.types import ITEMS, RECOMMENDATIONS, USERS, Clip
 from tests.tiny_bundle import build_tiny_bundle
@@ -50,7 +51,21 @@ def tiny_measured(folder: Path, seed: int = 0) -> Measured:
     results = {name: evaluate_rankings(ranked, targets, NUM_ITEMS) for name, ranked in rankings.items()}
     counts = np.rint(bundle.items.popularity * 1000).astype(np.int64)
     lists = recommendations(served, bundle)
-    return Measured(USER_IDS, targets, seen, bundle, counts, lists, rankings, results)
+    chosen = np.repeat(np.arange(NUM_ITEMS), counts)
+    question = Question(
+        users=USER_IDS,
+        targets=targets,
+        seen=seen,
+        liked=seen,
+        user_idx=np.zeros(len(chosen), np.int64),
+        item_idx=chosen,
+        at_seconds=np.zeros(len(chosen)),
+        num_fitted_users=1,
+        num_items=NUM_ITEMS,
+        candidates=None,
+    )
+    truth = truth_table(question, bundle.items.item_ids)
+    return Measured(USER_IDS, targets, seen, bundle, counts, lists, truth, rankings, results)
 
 
 def recommendations(ranked: Rankings, bundle: Bundle) -> pa.Table:

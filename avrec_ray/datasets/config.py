@@ -6,7 +6,7 @@ from pathlib import Path
 from avrec_ray.dataclass_io import check_choice, check_range
 from avrec_ray.errors import ConfigError
 
-DATASETS = ("tables", "synthetic", "movielens")
+DATASETS = ("tables", "synthetic", "movielens", "lastfm")
 MOVIELENS_VARIANTS = ("ml-100k", "ml-latest-small")
 
 
@@ -93,11 +93,22 @@ class MovieLensConfig:
 
 
 @dataclass(kw_only=True)
+class LastFMConfig:
+    """The Last.fm folder of HetRec 2011 as published."""
+
+    source: str = ""
+    """Absolute folder with the published files."""
+
+    def __post_init__(self) -> None:
+        _check_absolute("lastfm.source", self.source)
+
+
+@dataclass(kw_only=True)
 class DataConfig:
     """Which dataset a run uses, and where its tables lie."""
 
     dataset: str = "tables"
-    """One of DATASETS: your own Parquet tables, a rendered catalogue, or MovieLens."""
+    """One of DATASETS: your own Parquet tables, a rendered catalogue, MovieLens, or Last.fm."""
     items: str = ""
     """Absolute path of the items table; empty for <storage_path>/tables/items.parquet. The same for the next three."""
     interactions: str = ""
@@ -109,6 +120,7 @@ class DataConfig:
     """Folders that media may be read from; empty allows any local path."""
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     movielens: MovieLensConfig = field(default_factory=MovieLensConfig)
+    lastfm: LastFMConfig = field(default_factory=LastFMConfig)
 
     def __post_init__(self) -> None:
         check_choice("data.dataset", self.dataset, DATASETS)

@@ -6,12 +6,14 @@ factor_baselines.py and content_baselines.py hold the others.
 Dimension key: E choices, U users, N catalogue, D vector.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from avrec_ray.dataclass_io import check_choice
+from avrec_ray.errors import ConfigError
 from avrec_ray.evaluation.choices import Rows, Scores, Times, distinct_pairs
 from avrec_ray.evaluation.content_baselines import ContentNeighbours
 from avrec_ray.evaluation.factor_baselines import BPR, IALS
@@ -82,7 +84,7 @@ class RecentPopularity:
         return np.tile(self._counts, (len(histories), 1))
 
 
-BASELINES: dict[str, Callable[[], Baseline]] = {
+BASELINES: dict[str, Callable[..., Baseline]] = {
     "random": Random,
     "popularity": Popularity,
     "recent_popularity": RecentPopularity,
@@ -92,25 +94,44 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
     "ials": IALS,
     "bpr": BPR,
 }
-"""Every baseline that needs behaviour alone, with its default settings, by its name in metric tables."""
+"""Every baseline that needs behaviour alone, by its name in metric tables. Called with settings, or with none."""
 
 CONTENT_BASELINES: dict[str, Callable[[npt.NDArray[np.floating]], Baseline]] = {"content_knn": ContentNeighbours}
 """Those that need vectors of the items too, [N, D], by name."""
 
+DRAWING = ("random", "ials", "bpr")
+"""Those that take a seed."""
+
+
+def build_baseline(
+    name: str,
+    vectors: npt.NDArray[np.floating] | None = None,
+    seed: int = 0,
+    settings: Mapping[str, float | str] | None = None,
+) -> Baseline:
+    """One baseline, not yet fitted. `vectors` [N, D] are for CONTENT_BASELINES, `seed` for those that draw.
+
+    Raises:
+        ConfigError: no baseline has that name, or it needs vectors.
+    """
+    check_choice("evaluation.baselines.names", name, [*BASELINES, *CONTENT_BASELINES])
+    if name in CONTENT_BASELINES:
+        if vectors is None:
+            raise ConfigError(f"baseline {name} got no vectors of the items, expected [items, dimension]")
+        return CONTENT_BASELINES[name](vectors)
+    return BASELINES[name](**(settings or {}), **({"seed": seed} if name in DRAWING else {}))
+
 
 def build_baselines(vectors: npt.NDArray[np.floating] | None = None, seed: int = 0) -> dict[str, Baseline]:
-    """Every baseline, not yet fitted, by name: those of BASELINES, and with `vectors` [N, D] CONTENT_BASELINES.
+    """Every baseline with its default settings, by name: those of BASELINES, and with `vectors` CONTENT_BASELINES.
 
-    `seed` is for the ones that draw. On a large catalogue take those out that `fit` would refuse: see EASE.max_bytes.
+    On a large catalogue take those out that `fit` would refuse: see EASE.max_bytes.
 
     >>> sorted(set(build_baselines(np.eye(3))) - set(build_baselines()))
     ['content_knn']
     """
-    drawing = {"random": Random, "ials": IALS, "bpr": BPR}
-    built = {name: drawing[name](seed=seed) if name in drawing else build() for name, build in BASELINES.items()}
-    if vectors is not None:
-        built |= {name: build_with(vectors) for name, build_with in CONTENT_BASELINES.items()}
-    return built
+    names = [*BASELINES, *(CONTENT_BASELINES if vectors is not None else ())]
+    return {name: build_baseline(name, vectors, seed) for name in names}
 
 
 def rank_in_parts(

@@ -32,17 +32,23 @@ class SliceComparison:
 
 
 def compare_tables(
-    lists_a: pa.Table, lists_b: pa.Table, truth: pa.Table, ks: Sequence[int] = (10, 20), seed: int = 0
+    lists_a: Sequence[pa.Table],
+    lists_b: Sequence[pa.Table],
+    truth: pa.Table,
+    ks: Sequence[int] = (10, 20),
+    seed: int = 0,
 ) -> list[SliceComparison]:
     """All users first, then each slice that has enough of them.
 
     Args:
-        lists_a, lists_b: recommendations tables (user_id, item_id, rank).
+        lists_a, lists_b: recommendations tables (user_id, item_id, rank), one a seed of the model; a user's value is
+            the mean over the seeds.
         truth: columns TRUTH_COLUMNS; one row a target.
     """
     users = pc.unique(truth["user_id"]).to_pylist()
-    items = _numbers([*lists_a["item_id"].to_pylist(), *lists_b["item_id"].to_pylist(), *truth["item_id"].to_pylist()])
-    ranked = [_ranked(table, users, items) for table in (lists_a, lists_b)]
+    every = [table["item_id"].to_pylist() for table in (*lists_a, *lists_b, truth)]
+    items = _numbers([item for column in every for item in column])
+    ranked = [[_ranked(table, users, items) for table in lists] for lists in (lists_a, lists_b)]
     found = []
     for name, part in _slices(truth).items():
         targets = _targets(part, users, items)
@@ -50,34 +56,45 @@ def compare_tables(
         if len(rows) < MIN_USERS:
             continue
         kept = [targets[row] for row in rows]
-        a, b = (
-            {
-                f"{metric}_at_{k}": PER_USER[metric](each[rows], kept, k)
-                for k in ks
-                for metric in ("ndcg", "recall", "mrr")
-            }
-            for each in ranked
-        )
+        a, b = (_over_seeds([each[rows] for each in seeds], kept, ks) for seeds in ranked)
         found.append(SliceComparison(name, len(rows), compare_models(a, b, np.random.default_rng(seed))))
     return found
 
 
-def same_truth(truth_a: pa.Table, truth_b: pa.Table) -> pa.Table:
-    """The truth of both runs.
+def seed_means(lists: Sequence[pa.Table], truth: pa.Table, metric: str) -> list[float]:
+    """`metric`, such as ndcg_at_10, over all users, of each seed."""
+    name, k = metric.rsplit("_at_", 1)
+    users = pc.unique(truth["user_id"]).to_pylist()
+    items = _numbers([item for table in (*lists, truth) for item in table["item_id"].to_pylist()])
+    targets = _targets(truth, users, items)
+    return [float(PER_USER[name](_ranked(table, users, items), targets, int(k)).mean()) for table in lists]
+
+
+def same_truth(truths: Sequence[pa.Table]) -> pa.Table:
+    """The truth of all runs.
 
     Raises:
-        TableError: the runs were asked different questions, so that their metrics do not compare.
+        TableError: two runs were asked different questions, so that their metrics do not compare.
     """
-    pairs_a, pairs_b = (
-        set(zip(truth["user_id"].to_pylist(), truth["item_id"].to_pylist(), strict=True))
-        for truth in (truth_a, truth_b)
-    )
-    if pairs_a != pairs_b:
-        raise TableError(
-            f"the runs were asked about different choices: {len(pairs_a)} and {len(pairs_b)} pairs of user and item, "
-            f"{len(pairs_a & pairs_b)} in common; evaluate both on the same data and split"
-        )
-    return truth_a
+    first, *others = [set(zip(t["user_id"].to_pylist(), t["item_id"].to_pylist(), strict=True)) for t in truths]
+    for pairs in others:
+        if pairs != first:
+            raise TableError(
+                f"the runs were asked about different choices: {len(first)} and {len(pairs)} pairs of user and item, "
+                f"{len(first & pairs)} in common; evaluate both on the same data and split"
+            )
+    return truths[0]
+
+
+def _over_seeds(
+    seeds: Sequence[npt.NDArray[np.int64]], targets: list[npt.NDArray[np.int64]], ks: Sequence[int]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Metrics [U] by name, each user's the mean over the lists [U, K] of every seed."""
+    return {
+        f"{name}_at_{k}": np.mean([PER_USER[name](ranked, targets, k) for ranked in seeds], axis=0)
+        for k in ks
+        for name in ("ndcg", "recall", "mrr")
+    }
 
 
 def verdict(found: Sequence[SliceComparison], metric: str, name_a: str = "a", name_b: str = "b") -> str:

@@ -75,7 +75,7 @@ def ask_champion(
         log(f"asking champion {name} about {len(users)} users")
         parts = [loop.storage.root / "splits" / f"{part}.parquet" for part in HISTORY]
         candidates = read_candidates(loop.storage.root)
-        lists = recommend_users(path, parts, users, job, job.evaluation.list_length, candidates)
+        lists = recommend_users(path, parts, users, job, job.evaluation.list_length, candidates, log)
     return ChampionLists(name, champion.model_version, lists)
 
 

@@ -1,13 +1,14 @@
 """Two evaluated runs side by side, from what each keeps in MLflow."""
 
 from dataclasses import asdict
-from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avrec_ray.config import JobConfig
 from avrec_ray.errors import ConfigError
-from avrec_ray.evaluation.compare import SliceComparison, compare_tables, same_truth, verdict
+from avrec_ray.evaluation.compare import SliceComparison, compare_tables, same_truth, seed_means, verdict
+from avrec_ray.evaluation.significance import over_seeds
 from avrec_ray.pipelines.stage import Loop
 
 PARTS = ("recommendations.parquet", "truth.parquet")
@@ -21,20 +22,34 @@ def run(loop: Loop, job: JobConfig) -> list[str]:
     """
     if not job.run_a or not job.run_b:
         raise ConfigError(
-            f"run_a={job.run_a!r} and run_b={job.run_b!r}; give two MLflow run ids, see the UI's run pages"
+            f"run_a={job.run_a!r} and run_b={job.run_b!r}; give an MLflow run id each, or several seeds with + between"
         )
-    (lists_a, truth_a), (lists_b, truth_b) = (_tables(loop, run_id) for run_id in (job.run_a, job.run_b))
-    found = compare_tables(lists_a, lists_b, same_truth(truth_a, truth_b), tuple(job.evaluation.cutoffs), job.seed)
+    runs = {"a": job.run_a.split("+"), "b": job.run_b.split("+")}
+    tables = {name: [_tables(loop, run_id) for run_id in ids] for name, ids in runs.items()}
+    truth = same_truth([truth for seeds in tables.values() for _, truth in seeds])
+    lists = {name: [table for table, _ in seeds] for name, seeds in tables.items()}
+    found = compare_tables(lists["a"], lists["b"], truth, tuple(job.evaluation.cutoffs), job.seed)
     sentence = verdict(found, job.evaluation.gate.metric)
     loop.parent.tags({"run_a": job.run_a, "run_b": job.run_b, "verdict": sentence})
     loop.parent.metrics({f"difference/{part.slice}/{c.metric}": c.difference for part in found for c in part.metrics})
     loop.parent.artifact_json([asdict(part) for part in found], "comparison.json")
-    return [*_lines(found), "", sentence]
+    spread = [_seeds(name, lists[name], truth, job.evaluation.gate.metric) for name in lists if len(lists[name]) > 1]
+    return [*_lines(found), "", *spread, sentence]
 
 
-def _tables(loop: Loop, run_id: str) -> list[object]:
+def _tables(loop: Loop, run_id: str) -> tuple[pa.Table, pa.Table]:
+    """Lists and truth of a run."""
     folder = loop.tracking.artifacts_of(run_id, "evaluate", "evaluation")
-    return [pq.read_table(Path(folder) / name) for name in PARTS]
+    lists, truth = (pq.read_table(folder / name) for name in PARTS)
+    return lists, truth
+
+
+def _seeds(name: str, lists: list[pa.Table], truth: pa.Table, metric: str) -> str:
+    """How far the seeds of a model lie apart."""
+    means = seed_means(lists, truth, metric)
+    over = over_seeds(means)
+    each = ", ".join(f"{mean:.4f}" for mean in means)
+    return f"{name}: {metric} of {over.num_seeds} seeds {each}; mean {over.mean:.4f} [{over.low:.4f}, {over.high:.4f}]"
 
 
 def _lines(found: list[SliceComparison]) -> list[str]:

@@ -12,23 +12,26 @@ from avrec_ray.bundle import Bundle, load_bundle
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import ConfigError, StageError
-from avrec_ray.evaluation.baselines import build_baselines, rank_in_parts
+from avrec_ray.evaluation.baselines import rank_in_parts
+from avrec_ray.evaluation.content_baselines import ContentNeighbours
 from avrec_ray.evaluation.list_quality import ItemFacts, list_quality
 from avrec_ray.evaluation.metrics import cold_item_metrics, evaluate_rankings
 from avrec_ray.evaluation.recommendations import read_table, score_recommendations
 from avrec_ray.evaluation.report import format_metric_table, save_metric_plot
-from avrec_ray.evaluation.slices import popularity_slices
-from avrec_ray.evaluation.split import eval_targets
+from avrec_ray.pipelines import baselines
+from avrec_ray.pipelines.baselines import NOBODY_ASKED, read_baselines
 from avrec_ray.pipelines.bundle import bundle_folder
-from avrec_ray.pipelines.catalogue import positive_counts, read_fitted
+from avrec_ray.pipelines.catalogue import read_fitted
 from avrec_ray.pipelines.champion import ask_champion_if_possible
-from avrec_ray.pipelines.measured import SERVED, Measured, Rankings, rank_rows
+from avrec_ray.pipelines.measured import SERVED, Measured, Rankings, rank_rows, truth_table
+from avrec_ray.pipelines.question import ask
 from avrec_ray.pipelines.recommend import recommend_users
 from avrec_ray.pipelines.report import write_report
-from avrec_ray.pipelines.split import FITTED, HISTORY, read_candidates
+from avrec_ray.pipelines.split import HISTORY, note_inputs, read_candidates
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
-from avrec_ray.training.histories import POSITIVE_CODES, EventColumns, columns_from_table
 
+EMBEDDINGS = "embedding_knn"
+"""Neighbours of the history in the served embeddings: what they say without the user tower."""
 HEADLINE = (
     "ndcg_at_10",
     "recall_at_10",
@@ -50,7 +53,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         champion = ask_champion_if_possible(loop, job, measured.bundle, measured.users, stage.log)
         with stage.publish("evaluation") as (folder,):
             pq.write_table(measured.recommendations, folder / "recommendations.parquet")
-            pq.write_table(truth_table(measured), folder / "truth.parquet")
+            pq.write_table(measured.truth, folder / "truth.parquet")
             (folder / "metrics.txt").write_text(format_metric_table(measured.results) + "\n")
             (folder / "headline.txt").write_text(format_metric_table(headline(measured.results)) + "\n")
             save_metric_plot(measured.results, folder / "metrics.png")
@@ -60,6 +63,8 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
                 stage.run.artifact(path, "evaluation")
         metrics = flat_metrics(measured.results)
         loop.parent.metrics(metrics)
+        for run in (loop.parent, stage.run):
+            note_inputs(run, storage.root)
         return metrics
 
     return loop.stage(
@@ -70,66 +75,53 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             "matcher": to_dict(job.matcher),
             "policy": to_dict(job.policy),
         },
-        inputs={"bundle": require_record(storage, "bundle").fingerprint},
+        inputs={name: require_record(storage, name).fingerprint for name in ("bundle", "baselines")},
         outputs=[storage.folder("evaluation") / name for name in ("recommendations.parquet", "headline.txt")],
     )
 
 
+def run_beside_baselines(loop: Loop, job: JobConfig) -> dict[str, float]:
+    """jobs.evaluate: the bundle under storage_path, after the baselines where these are not up to date."""
+    baselines.run(loop, job)
+    return run(loop, job).metrics
+
+
 def measure(loop: Loop, job: JobConfig, bundle_path: Path, log: Callable[[str], None]) -> Measured:
-    """Rank for every user with held-out choices, by the bundle, by the baselines and by the oracle, and score."""
+    """Rank for every user with held-out choices, by the bundle and by the oracle, and score beside the baselines."""
     root, depth = loop.storage.root, job.evaluation.list_length
     bundle = load_bundle(bundle_path)
-    history, test = read_fitted(root, HISTORY), read_fitted(root, ("test",))
+    question = ask(root, bundle.items.index_of, bundle.items.durations)
+    users = question.users
+    if not users:
+        raise StageError(f"evaluate: {NOBODY_ASKED}")
     candidates = read_candidates(root)
-    targets = _known_targets(eval_targets(test, history), bundle)
-    users = sorted(targets)
     log(f"{len(users)} users with held-out choices, {len(candidates or bundle.items.item_ids)} items ranked for each")
-    columns = columns_from_table(history, bundle.items.index_of, bundle.items.durations)
-    seen = _items_of(columns, users, np.ones(len(columns.event), bool))
-    allowed = np.isin(bundle.items.item_ids, candidates) if candidates is not None else None
     parts = [root / "splits" / f"{part}.parquet" for part in HISTORY]
-    recommendations = recommend_users(bundle_path, parts, users, job, depth, candidates)
-    rankings = {SERVED: rank_rows(recommendations, users, bundle)}
-    fitted = columns_from_table(read_fitted(root, FITTED), bundle.items.index_of, bundle.items.durations)
-    liked = _items_of(columns, users, np.isin(columns.event, POSITIVE_CODES))
-    scorers = [
-        *fitted_baselines(fitted, liked, bundle, job.seed, log),
-        *oracle(loop.storage.truth, test, users, bundle),
-    ]
-    for name, score in scorers:
-        rankings[name] = rank_in_parts(score, seen, depth, len(bundle.items), allowed)
-    in_order = [targets[user] for user in users]
-    results = score_rankings(rankings, in_order, seen, liked, bundle, job.evaluation.cutoffs)
-    counts = positive_counts(read_fitted(root, FITTED), bundle.items.item_ids)
-    return Measured(users, in_order, seen, bundle, counts, recommendations, rankings, results)
-
-
-def truth_table(measured: Measured) -> pa.Table:
-    """What each user went on to choose, with what slices need to know: the lists can be scored again anywhere."""
-    items = measured.bundle.items
-    pairs = [(u, int(row)) for u, rows in enumerate(measured.targets) for row in rows]
-    tier = dict.fromkeys(range(len(items)), "tail")
-    for name, part in popularity_slices(measured.choice_counts).items():
-        assert part.items is not None
-        tier |= dict.fromkeys(np.flatnonzero(part.items).tolist(), name.removesuffix("_items"))
-    columns = {
-        "user_id": [measured.users[u] for u, _ in pairs],
-        "item_id": [items.item_ids[row] for _, row in pairs],
-        "is_cold": [not items.warm[row] for _, row in pairs],
-        "popularity": [tier[row] for _, row in pairs],
-        "history_length": [len(measured.seen[u]) for u, _ in pairs],
-    }
-    return pa.table(columns)
+    recommendations = recommend_users(bundle_path, parts, users, job, depth, candidates, log)
+    tables = {SERVED: recommendations, **read_baselines(root / "baselines")}
+    rankings = {name: rank_rows(table, users, bundle) for name, table in tables.items()}
+    rankings[EMBEDDINGS] = question.rank(question.fit(ContentNeighbours(bundle.embeddings)), depth)
+    for name, score in oracle(loop.storage.truth, read_fitted(root, ("test",)), users, bundle):
+        rankings[name] = rank_in_parts(score, question.seen, depth, len(bundle.items), question.candidates)
+    results = score_rankings(rankings, question.targets, question.seen, question.liked, bundle, job.evaluation.cutoffs)
+    counts = np.bincount(question.item_idx, minlength=len(bundle.items))
+    truth = truth_table(question, bundle.items.item_ids)
+    return Measured(users, question.targets, question.seen, bundle, counts, recommendations, truth, rankings, results)
 
 
 def score_table(loop: Loop, job: JobConfig) -> dict[str, float]:
     """jobs.evaluate with a table: ours or somebody else's recommendations against a truth table, logged as a run."""
     if not job.truth:
         raise ConfigError("truth is empty; give truth=<parquet with user_id, item_id> beside recommendations")
-    tables = [read_table(path) for path in (job.recommendations, job.truth)]
-    metrics = score_recommendations(*tables, ks=tuple(job.evaluation.cutoffs))
+    lists, truth = read_table(job.recommendations), read_table(job.truth)
+    optional = {name: read_table(path) if path else None for name, path in _optional_tables(job).items()}
+    metrics = score_recommendations(lists, truth, **optional, ks=tuple(job.evaluation.cutoffs))
     loop.parent.metrics(metrics)
     return metrics
+
+
+def _optional_tables(job: JobConfig) -> dict[str, str]:
+    return {"candidates": job.candidates, "seen": job.seen}
 
 
 def headline(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -173,31 +165,6 @@ Scorer = tuple[str, Callable[[slice], npt.NDArray[np.float32]]]
 """Name of a model, and its scores [part, N] of a slice of the users."""
 
 
-def fitted_baselines(
-    fitted: EventColumns,
-    liked: list[npt.NDArray[np.int64]],
-    bundle: Bundle,
-    seed: int,
-    log: Callable[[str], None],
-) -> Iterator[Scorer]:
-    """Every baseline, fitted on the choices in `fitted` and asked with what users `liked`."""
-    chosen = np.isin(fitted.event, POSITIVE_CODES)
-    user_of_row = np.repeat(np.arange(len(fitted.user_ids)), np.diff(fitted.starts))
-    for name, baseline in build_baselines(bundle.embeddings, seed).items():
-        try:
-            baseline.fit(
-                user_of_row[chosen],
-                fitted.item_idx[chosen],
-                fitted.at_seconds[chosen],
-                num_users=len(fitted.user_ids),
-                num_items=len(bundle.items),
-            )
-        except ConfigError as error:  # a dense baseline on a large catalogue
-            log(f"baseline {name} left out: {error}")
-            continue
-        yield name, lambda part, baseline=baseline: baseline.score(liked[part])  # type: ignore[misc]
-
-
 def oracle(truth: Path, test: pa.Table, users: list[str], bundle: Bundle) -> Iterator[Scorer]:
     """On synthetic data, someone who knows the planted preferences; nobody elsewhere."""
     if not truth.is_dir():
@@ -206,21 +173,3 @@ def oracle(truth: Path, test: pa.Table, users: list[str], bundle: Bundle) -> Ite
 
     at_seconds = np.full(len(users), test["at"].cast(pa.int64()).to_numpy().min() / 1e6)
     yield "oracle", lambda part: oracle_scores(truth, users[part], bundle.items.item_ids, at_seconds[part])
-
-
-def _items_of(columns: EventColumns, users: list[str], keep: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
-    """Catalogue rows that each user met, where `keep` is true, in order of time."""
-    row_of: Callable[[str], int | None] = {user: row for row, user in enumerate(columns.user_ids)}.get
-    rows = [row_of(user) for user in users]
-    spans = [slice(0, 0) if row is None else columns.rows(row) for row in rows]
-    return [columns.item_idx[span][keep[span]] for span in spans]
-
-
-def _known_targets(targets: dict[str, list[str]], bundle: Bundle) -> dict[str, npt.NDArray[np.int64]]:
-    """Targets as catalogue rows; items set aside for bad media are in no list and no target."""
-    index = bundle.items.index_of
-    known = {user: np.array([index[i] for i in items if i in index], np.int64) for user, items in targets.items()}
-    known = {user: rows for user, rows in known.items() if len(rows)}
-    if not known:
-        raise StageError("evaluate: no user with a history has held-out choices; give a longer span of interactions")
-    return known

@@ -11,6 +11,7 @@ from pathlib import Path
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.pipelines import (
+    baselines,
     build_index,
     bundle,
     decode_media,
@@ -27,7 +28,7 @@ from avrec_ray.pipelines import (
 from avrec_ray.pipelines.stage import Loop
 from avrec_ray.pipelines.storage import Storage
 
-NUM_STAGES = 13
+NUM_STAGES = 14
 MLFLOW_UI_URL = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 """MLflow's UI opens on its pages for language models unless told otherwise."""
 
@@ -40,6 +41,7 @@ def run(loop: Loop, job: JobConfig) -> Path:
     prepare.run(loop, job)  # dataset -> items, interactions, users
     decode_media.run(loop, job)  # media files -> clips, or quarantine with a reason
     split.run(loop, job)  # interactions -> train, valid, test by time
+    baselines.run(loop, job)  # train, valid -> what models are measured against
     pretrain.run(loop, job)  # clips + text -> item tower, by contrast between modalities
     finetune.run(loop, job)  # item tokens + train -> item and user tower, by next-item softmax
     train_reranker.run(loop, job)  # matcher's candidates + valid -> attention reranker

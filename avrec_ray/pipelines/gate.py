@@ -25,7 +25,7 @@ Targets = list[npt.NDArray[np.int64]]
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Users of an evaluation, what they went on to choose as catalogue rows, and how many items they had met [U]."""
+    """Users of an evaluation, what they went on to choose as catalogue rows, and the events in their histories [U]."""
 
     users: list[str]
     targets: Targets

@@ -1,4 +1,4 @@
-"""A dataset into our tables: the user's own checked, MovieLens read, or a synthetic catalogue rendered with Ray."""
+"""A dataset into our tables: the user's own checked, a published one read, or a synthetic one rendered with Ray."""
 
 import shutil
 import tempfile
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from avrec_ray.dataclass_io import to_dict
-from avrec_ray.datasets import movielens, synthetic
+from avrec_ray.datasets import lastfm, movielens, synthetic
 from avrec_ray.datasets.config import DataConfig
 from avrec_ray.datasets.synthetic import RenderedItem, RenderTask
 from avrec_ray.datasets.table_files import Tables, read_tables, read_written
@@ -97,6 +97,10 @@ def _from_movielens(data: DataConfig, storage: Storage, staging: Path, seed: int
     return movielens.write_tables(staging, data.movielens), {}
 
 
+def _from_lastfm(data: DataConfig, storage: Storage, staging: Path, seed: int, log: Log) -> Written:
+    return lastfm.write_tables(staging, data.lastfm), {}
+
+
 def _from_synthetic(data: DataConfig, storage: Storage, staging: Path, seed: int, log: Log) -> Written:
     """A catalogue of another seed or config has its own media folder, so that earlier tables keep their files."""
     digest = fingerprint_of("media", to_dict(data.synthetic), {"seed": str(seed)})[:12]
@@ -113,6 +117,7 @@ def _from_synthetic(data: DataConfig, storage: Storage, staging: Path, seed: int
 SOURCES: Mapping[str, Callable[[DataConfig, Storage, Path, int, Log], Written]] = {
     "tables": _from_tables,
     "movielens": _from_movielens,
+    "lastfm": _from_lastfm,
     "synthetic": _from_synthetic,
 }
 """data.dataset -> how its tables come to be in a staging folder."""
@@ -158,7 +163,12 @@ def _own_paths(data: DataConfig, storage: Storage) -> dict[str, Path]:
 
 def _settings(data: DataConfig, seed: int) -> dict[str, Any]:
     """What decides the tables. The seed and the config of a dataset that is not used do not."""
-    own = {"tables": {}, "movielens": to_dict(data.movielens), "synthetic": {**to_dict(data.synthetic), "seed": seed}}
+    own = {
+        "tables": {},
+        "movielens": to_dict(data.movielens),
+        "lastfm": to_dict(data.lastfm),
+        "synthetic": {**to_dict(data.synthetic), "seed": seed},
+    }
     return {"dataset": data.dataset, **own[data.dataset]}
 
 
@@ -170,8 +180,9 @@ def _inputs(data: DataConfig, storage: Storage) -> dict[str, str]:
     """
     if data.dataset == "tables":
         return {"tables": _read_own(data, storage).digest()}
-    if data.dataset == "movielens" and data.movielens.source:
-        files = sorted(p for p in Path(data.movielens.source).glob("*") if p.is_file())
+    source = {"movielens": data.movielens.source, "lastfm": data.lastfm.source}.get(data.dataset)
+    if source:
+        files = sorted(p for p in Path(source).glob("*") if p.is_file())
         return {path.name: digest_file(path) for path in files}
     return {}
 

@@ -1,112 +1,50 @@
-"""Batch recommendation by Ray Data: the serving path, matcher then reranker, for many users at once."""
+"""Batch recommendation by Ray Data: the serving path, matcher then reranker, for many users at once, resumable."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
-import torch
 
-from avrec_ray.bundle import load_bundle, load_metadata
+from avrec_ray.bundle import load_metadata
 from avrec_ray.config import JobConfig
-from avrec_ray.dataclass_io import from_dict, to_dict
-from avrec_ray.errors import ConfigError, StageError, TableError
+from avrec_ray.dataclass_io import to_dict
+from avrec_ray.errors import StageError
+from avrec_ray.pipelines.recommend_inputs import Echo, Wanted, distinct, output_path, read_ids, wanted_lists
+from avrec_ray.pipelines.recommend_parts import Parts, open_parts, parts_folder
+from avrec_ray.pipelines.recommend_users import RecommendUsers
 from avrec_ray.pipelines.stage import Loop
-from avrec_ray.ranking.policy import PolicyConfig
-from avrec_ray.ranking.recommend import recommend
-from avrec_ray.ranking.reranker import Reranker
-from avrec_ray.retrieval.config import MatcherConfig
-from avrec_ray.retrieval.matcher import Matcher
-from avrec_ray.types import RECOMMENDATIONS, Event, Filters, Query
 
-
-class RecommendUsers:
-    """Ray Data callable: user ids to rows of the recommendations table. Loads the bundle once an actor."""
-
-    def __init__(
-        self,
-        bundle: str,
-        interactions: Sequence[str],
-        matcher: dict[str, Any],
-        policy: dict[str, Any],
-        k: int,
-        candidates: Sequence[str] | None = None,
-    ) -> None:
-        torch.set_num_threads(1)
-        opened = load_bundle(bundle)
-        self.matcher = Matcher(opened, from_dict(MatcherConfig, matcher))
-        self.reranker = Reranker(opened, from_dict(PolicyConfig, policy))
-        self.table = pa.concat_tables([pq.read_table(path) for path in interactions])
-        self.k = k
-        wanted = set(candidates or opened.items.item_ids)
-        self.filters = Filters(exclude_items=tuple(i for i in opened.items.item_ids if i not in wanted))
-
-    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        users = [str(user) for user in batch["user_id"]]
-        histories = histories_of(self.table, users)
-        queries = [
-            Query(user_id=user, history=histories.get(user, ()), k=self.k, filters=self.filters) for user in users
-        ]
-        lists = recommend(self.matcher, self.reranker, queries)
-        rows = [(u, r.item_id, r.rank, r.score) for u, ranking in zip(users, lists, strict=True) for r in ranking]
-        return {
-            "user_id": np.array([row[0] for row in rows], dtype=object),
-            "item_id": np.array([row[1] for row in rows], dtype=object),
-            "rank": np.array([row[2] for row in rows], dtype=np.int32),
-            "score": np.array([row[3] for row in rows], dtype=np.float32),
-        }
-
-
-def histories_of(table: pa.Table, users: Sequence[str]) -> Mapping[str, tuple[Event, ...]]:
-    """Events of the given users, oldest first; events of one moment keep the order of the table."""
-    mine = table.filter(pc.is_in(table["user_id"], value_set=pa.array(list(users), pa.string())))
-    at_seconds = mine["at"].cast(pa.int64()).to_numpy() / 1e6
-    rows = mine.select(["user_id", "item_id", "event", "watch_seconds", "value"]).to_pylist()
-    histories: dict[str, list[Event]] = {}
-    for index in np.argsort(at_seconds, kind="stable"):
-        row = rows[index]
-        event = Event(
-            user_id=row["user_id"],
-            item_id=row["item_id"],
-            event=row["event"],
-            at_seconds=float(at_seconds[index]),
-            watch_seconds=row["watch_seconds"],
-            value=row["value"],
-        )
-        histories.setdefault(event.user_id, []).append(event)
-    return {user: tuple(events) for user, events in histories.items()}
+PROGRESS_SECONDS = 3.0
 
 
 def run(loop: Loop, job: JobConfig) -> Path:
-    """jobs.recommend: bundle + users [+ candidates] to a recommendations table at `job.output`."""
-    if not job.users or not job.output:
-        raise ConfigError(f"users={job.users!r} and output={job.output!r}; give two absolute Parquet paths")
-    users = [str(user) for user in _read_column(job.users, "user_id")]
-    bundle = loop.resolve_bundle(job.bundle)
+    """jobs.recommend: bundle + users [+ candidates] to a recommendations table at `job.output`.
+
+    Killed at any moment, the same call goes on with the shards that are missing. `job.output` appears when it is whole.
+
+    Raises:
+        ConfigError: a path is missing, relative or in no folder, or k is below 1.
+        TableError: a table cannot be read, lacks its column, or holds a null.
+        StageError: there are no interactions, or no user got a list.
+    """
+    output = output_path(job)
+    bundle = loop.resolve_bundle(job.bundle).absolute()
     load_metadata(bundle)  # a folder that is no bundle is refused here, not by every actor
     interactions = Path(job.data.interactions) if job.data.interactions else loop.storage.interactions
-    candidates = [str(item) for item in _read_column(job.candidates, "item_id")] if job.candidates else None
-    table = recommend_users(bundle, [interactions], users, job, job.k, candidates)
-    output = Path(job.output)
-    staged = output.with_name(output.name + ".part")
-    pq.write_table(table, staged)
-    staged.rename(output)
+    candidates = read_ids(job.candidates, "candidates", "item_id") if job.candidates else None
+    users = distinct(read_ids(job.users, "users", "user_id"), loop.echo)
+    wanted = wanted_lists(bundle, [interactions], users, job, job.k, candidates)
+    began = time.monotonic()
+    parts = open_parts(parts_folder(output), wanted, loop.echo)
+    num_computed = compute(parts, wanted, job.cluster.num_workers, loop.echo)
+    parts.merge(output)
+    parts.remove()
+    seconds = time.monotonic() - began
+    counts = {"num_users": len(users), "num_users_computed": num_computed, "seconds": seconds}
+    loop.parent.metrics({**counts, "users_per_second": num_computed / seconds})
     return output
-
-
-def _read_column(path: str, column: str) -> list[Any]:
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise TableError(f"{path} cannot be read as Parquet ({error}); expected a table with {column!r}") from error
-    if column not in table.column_names:
-        raise TableError(f"{path}: column {column!r} is missing; got {table.column_names}")
-    return list(table[column].to_pylist())
 
 
 def recommend_users(
@@ -116,34 +54,72 @@ def recommend_users(
     job: JobConfig,
     k: int,
     candidates: Sequence[str] | None = None,
+    echo: Echo = print,
 ) -> pa.Table:
     """A recommendations table: `k` items a user, seen ones left out. Sorted by user and rank.
 
-    `candidates` restricts the lists to these items.
+    `candidates` restricts the lists to these items. Parts lie under `job.storage_path` meanwhile.
+
+    Raises:
+        TableError: a table of interactions breaks its schema.
+        StageError: no user got a list.
     """
+    wanted = wanted_lists(bundle.absolute(), interactions, distinct(users, echo), job, k, candidates)
+    parts = open_parts(parts_folder(Path(job.storage_path) / "lists"), wanted, echo)
+    compute(parts, wanted, job.cluster.num_workers, echo)
+    table = pa.concat_tables(list(parts.tables())).combine_chunks()
+    parts.remove()
+    return table
+
+
+def compute(parts: Parts, wanted: Wanted, num_workers: int, echo: Echo) -> int:
+    """Compute the missing parts on at most `num_workers` actors; returns for how many users. Ray must be connected.
+
+    Raises:
+        StageError: no user got a list.
+    """
+    missing = parts.missing()
+    total = sum(map(parts.users_of, missing))
+    done, began, printed = 0, time.monotonic(), time.monotonic()
+    for shard in _finished_shards(parts, wanted, missing, num_workers):
+        done += parts.users_of(shard)
+        now = time.monotonic()
+        if now - printed >= PROGRESS_SECONDS or done == total:
+            printed, rate = now, done / max(now - began, 1e-9)
+            before = parts.num_users - total
+            left = (total - done) / rate
+            echo(f"recommended {before + done}/{parts.num_users} users  {rate:.0f} users/s  {left:.0f} s left")
+    if missing := parts.missing():
+        raise StageError(f"recommend: shard {missing[0]} has no part in {parts.folder}; run the same command again")
+    if not parts.num_rows():
+        parts.remove()
+        raise StageError(
+            "recommend: no user got a list; give users with jobs.recommend users=<parquet with user_id>, and "
+            "candidates that are in the bundle's catalogue"
+        )
+    return done
+
+
+def _finished_shards(parts: Parts, wanted: Wanted, shards: list[int], num_workers: int) -> Iterator[int]:
+    """Numbers of shards as their parts get written."""
+    if not shards:
+        return
     constructor = {
-        "bundle": str(bundle),
-        "interactions": [str(path) for path in interactions],
-        "matcher": to_dict(job.matcher),
-        "policy": to_dict(job.policy),
-        "k": k,
-        "candidates": candidates,
+        "bundle": str(wanted.bundle),
+        "folder": str(parts.folder),
+        "matcher": to_dict(wanted.matcher),
+        "policy": to_dict(wanted.policy),
+        "k": wanted.k,
+        "candidates": wanted.candidates,
     }
-    found = ray.data.from_items([{"user_id": user} for user in users], override_num_blocks=job.cluster.num_workers * 4)
-    found = found.map_batches(
+    most = min(num_workers, len(shards))
+    fitting = max(1, min(most, int(ray.cluster_resources().get("CPU", 1)) - 1))
+    written = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map_batches(
         RecommendUsers,
         fn_constructor_kwargs=constructor,
-        batch_size=64,
+        batch_size=1,
         num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=job.cluster.num_workers),
+        compute=ray.data.ActorPoolStrategy(min_size=fitting, max_size=most),
     )
-    tables = [pa.Table.from_batches([batch]) for batch in _arrow_batches(found)]
-    if not tables:
-        raise StageError("recommend: no user got a list; give users with jobs.recommend users=<parquet with user_id>")
-    table = pa.concat_tables(tables).select(RECOMMENDATIONS.names).cast(RECOMMENDATIONS)
-    return table.sort_by([("user_id", "ascending"), ("rank", "ascending")])
-
-
-def _arrow_batches(dataset: Any) -> list[pa.RecordBatch]:
-    tables = dataset.iter_batches(batch_format="pyarrow", batch_size=None)
-    return [batch for table in tables for batch in table.to_batches()]
+    for batch in written.iter_batches(batch_format="numpy", batch_size=None):
+        yield from batch["shard"].tolist()

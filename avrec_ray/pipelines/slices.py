@@ -45,7 +45,7 @@ def named_slices(
     already is not taken by a user attribute.
 
     Args:
-        history_lengths: [U] items that each user had met before test.
+        history_lengths: [U] events in each user's history.
         choice_counts: [N] choices of each item before test.
         wanted: names of categories' slices to have beside the NUM_CATEGORIES largest.
     """

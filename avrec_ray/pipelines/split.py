@@ -1,6 +1,7 @@
 """The split of interactions into train, valid and test. Towers learn from train, the reranker from valid."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from avrec_ray.errors import StageError
 from avrec_ray.evaluation.leaks import find_leaks
 from avrec_ray.evaluation.split import Split, split_interactions
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
+from avrec_ray.pipelines.tracking import Run
 
 FITTED = ("train", "valid")
 """Parts that a served model has learned from when test is asked."""
@@ -46,10 +48,37 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     )
 
 
+@dataclass(frozen=True)
+class SplitDescription:
+    """What splits/split.json says."""
+
+    kind: str
+    boundaries: dict[str, float]
+    hidden: dict[str, list[str]]
+    candidates: list[str] | None
+    digests: dict[str, str]
+
+    def candidates_at(self, part: str) -> list[str] | None:
+        """Items that a ranking at `part`, "valid" or "test", chooses from; None: the catalogue."""
+        return None if self.candidates is None else self.hidden[part]
+
+
+def read_split(storage_root: Path) -> SplitDescription:
+    """The description of the split under a storage folder."""
+    return SplitDescription(**json.loads((storage_root / "splits" / "split.json").read_text()))
+
+
 def read_candidates(storage_root: Path) -> list[str] | None:
     """Items that a ranking at test chooses from; None: the catalogue."""
-    found: list[str] | None = json.loads((storage_root / "splits" / "split.json").read_text())["candidates"]
-    return found
+    return read_split(storage_root).candidates_at("test")
+
+
+def note_inputs(run: Run, storage_root: Path) -> None:
+    """Say in an MLflow run which parts it learned from and which it was measured on."""
+    digests = read_split(storage_root).digests
+    paths = {name: storage_root / "splits" / f"{name}.parquet" for name in digests}
+    run.inputs("training", {paths[name]: digests[name] for name in digests if name != "test"})
+    run.inputs("evaluation", {paths["test"]: digests["test"]})
 
 
 def _description(split: Split) -> dict[str, object]:

@@ -3,19 +3,26 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from avrec_ray.cluster_config import TrackingConfig
 from avrec_ray.errors import StageError
 from avrec_ray.pipelines.storage import Storage
 
+if TYPE_CHECKING:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
 PARENT_TAG = "mlflow.parentRunId"
 CHAMPION = "champion"
+DIGEST_CHARS = 36
+"""Longest digest of a dataset that MLflow keeps."""
 MODEL_VERSION, VERDICT, REPLACED = "model_version", "verdict", "replaced_version"
 """Tags of a registered version: the bundle's own version, what the gate said, and the champion before it."""
 
@@ -58,11 +65,13 @@ class Tracking:
         )
 
     def start(self, name: str, params: Mapping[str, Any], parent: str | None = None) -> "Run":
-        """Open a run; `params` may be nested, they are flattened with dots."""
+        """Open a run; `params` may be nested, they are flattened with dots. One without a parent is watched over."""
         tags = {"mlflow.runName": name, "git_sha": git_sha()} | ({PARENT_TAG: parent} if parent else {})
         run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         run = Run(self.client, run_id)
         run.params(params)
+        if parent is None and self.cfg.system_metrics_seconds:
+            run.monitor(self.uri, self.cfg.system_metrics_seconds)
         return run
 
     def register(self, run: "Run", bundle: Path, model_version: str, tags: Mapping[str, str]) -> str:
@@ -153,6 +162,15 @@ class Run:
 
     def __init__(self, client: _Client, run_id: str) -> None:
         self.client, self.run_id = client, run_id
+        self._monitor: SystemMetricsMonitor | None = None
+
+    def monitor(self, uri: str, every_seconds: float) -> None:
+        """Log system/cpu_utilization_percentage and its like from now until `end`."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        self._monitor = SystemMetricsMonitor(self.run_id, sampling_interval=every_seconds, tracking_uri=uri)
+        self._monitor.start()
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings; MLflow keeps at most 6,000 characters of each."""
@@ -174,9 +192,23 @@ class Run:
         for key, value in values.items():
             self.client.set_tag(self.run_id, key, value)
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a file with the run."""
-        self.client.log_artifact(self.run_id, str(path), folder)
+    def inputs(self, context: str, tables: Mapping[Path, str]) -> None:
+        """Note which tables, path to sha256, the run read, as "training" or "evaluation" data."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        tags = [InputTag("mlflow.data.context", context)]
+        noted = [
+            Dataset(path.stem, digest[:DIGEST_CHARS], "local", json.dumps({"uri": path.as_uri()}))
+            for path, digest in tables.items()
+        ]
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags) for dataset in noted])
+
+    def artifact(self, path: Path, folder: str | None = None, name: str = "") -> None:
+        """Keep a file with the run, under another `name` where given."""
+        with tempfile.TemporaryDirectory() as renamed:
+            if name:
+                path = Path(shutil.copy(path, Path(renamed) / name))
+            self.client.log_artifact(self.run_id, str(path), folder)
 
     def artifact_json(self, values: Any, name: str) -> None:
         """Keep a JSON document with the run."""
@@ -184,6 +216,8 @@ class Run:
 
     def end(self, failed: bool = False) -> None:
         """Close the run."""
+        if self._monitor is not None:
+            self._monitor.finish()
         self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
 
 

@@ -3,7 +3,7 @@
 Dimension key: B queries, D embedding, K candidates, N catalogue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,9 @@ class Matcher:
         """Candidates of each query, best first: at least `query.k` while so many allowed and unseen items exist."""
         if not queries:
             return []
-        seen = [self._seen(query) for query in queries]
+        excluded = {query.filters.exclude_items for query in queries}
+        rows_of = {item_ids: self._rows(item_ids) for item_ids in excluded}  # a batch shares one long exclusion
+        seen = [np.union1d(self._rows(_met(query)), rows_of[query.filters.exclude_items]) for query in queries]
         vectors, known = self._query_vectors(queries)
         found: list[list[Candidate]] = [[] for _ in queries]
         for row, query in enumerate(queries):
@@ -97,8 +99,8 @@ class Matcher:
     ) -> list[Candidate]:
         scores, rows = self.index.search(vector[None], k, allowed=allowed, exclude=[seen])
         return [
-            Candidate(self.bundle.items.item_ids[row], float(score), source)
-            for score, row in zip(scores[0], rows[0], strict=True)
+            Candidate(self.bundle.items.item_ids[row], score, source)
+            for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True)  # NumPy's own numbers are slow
             if row >= 0
         ]
 
@@ -130,14 +132,18 @@ class Matcher:
     def _log_popularity(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         return np.log(np.maximum(self.bundle.items.popularity[rows], 1e-6))
 
-    def _seen(self, query: Query) -> npt.NDArray[np.int64]:
-        """Rows of items that the user met or asked to leave out."""
-        met = {e.item_id for e in query.history if e.event != "impression"} | set(query.filters.exclude_items)
-        rows = (self.bundle.items.idx(item_id) for item_id in met)
-        return np.array(sorted(row for row in rows if row is not None), np.int64)
+    def _rows(self, item_ids: Iterable[str]) -> npt.NDArray[np.int64]:
+        """Rows of the items that are in the catalogue."""
+        rows = (self.bundle.items.idx(item_id) for item_id in item_ids)
+        return np.array([row for row in rows if row is not None], np.int64)
 
     def _allowed(self, filters: Filters) -> npt.NDArray[np.bool_] | None:
         if not (filters.categories or filters.languages or filters.max_duration_seconds is not None):
             return None
         items = self.bundle.items
         return allowed_mask(items.categories, items.languages, items.durations, filters)
+
+
+def _met(query: Query) -> set[str]:
+    """Items that the user acted on."""
+    return {event.item_id for event in query.history if event.event != "impression"}

@@ -14,6 +14,7 @@ from avrec_ray.errors import BundleError
 
 Rows = npt.NDArray[np.int64]
 _NAMES = {"starts", "items", "cosines"}
+SIMILARITIES = ("cosine", "jaccard")
 
 
 class ItemNeighbours:
@@ -60,9 +61,17 @@ def load_neighbours(path: Path, num_items: int) -> ItemNeighbours:
 
 
 def fit_neighbours(
-    user_idx: Rows, item_idx: Rows, num_users: int, num_items: int, num_neighbours: int = 100, shrinkage: float = 0.0
+    user_idx: Rows,
+    item_idx: Rows,
+    num_users: int,
+    num_items: int,
+    num_neighbours: int = 100,
+    shrinkage: float = 0.0,
+    similarity: str = "cosine",
 ) -> ItemNeighbours:
-    """Cosine between items over who chose them: users of both / (sqrt(users of i * users of j) + shrinkage).
+    """How alike items are by who chose them: users of both / (norm + shrinkage).
+
+    The norm of "cosine" is sqrt(users of i * users of j), that of "jaccard" the users of either.
 
     Of each scored item the `num_neighbours` nearest count (keeping those of the watched item is worse). Memory
     N x num_neighbours; time the sum over users of their squared number of choices.
@@ -80,12 +89,18 @@ def fit_neighbours(
         both = np.bincount(np.concatenate([items_of_user[user] for user in users_of_item[item]]), minlength=num_items)
         both[item] = 0
         found = np.flatnonzero(both)
-        values = both[found] / (np.sqrt(counts[item] * counts[found]) + shrinkage)
+        values = both[found] / (_norms(similarity, counts[item], counts[found], both[found]) + shrinkage)
         nearest = np.argsort(-values, kind="stable")[:num_neighbours]
         watched.append(found[nearest])
         scored.append(np.full(len(nearest), item))
         cosines.append(values[nearest])
     return _by_watched(np.concatenate(watched), np.concatenate(scored), np.concatenate(cosines), num_items)
+
+
+def _norms(similarity: str, of_item: np.int64, of_others: Rows, of_both: Rows) -> npt.NDArray[np.float64]:
+    if similarity == "jaccard":
+        return np.asarray(of_item + of_others - of_both, np.float64)
+    return np.sqrt(of_item * of_others)
 
 
 def _by_watched(watched: Rows, scored: Rows, cosines: npt.NDArray[np.float64], num_items: int) -> ItemNeighbours:

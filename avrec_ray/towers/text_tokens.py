@@ -10,6 +10,11 @@ import numpy.typing as npt
 _WORD = re.compile(r"\w+", re.UNICODE)
 
 
+def split_words(text: str) -> list[str]:
+    """Words of a text, in lower case, in order."""
+    return _WORD.findall(text.lower())
+
+
 def hash_tokens(texts: Sequence[str], num_buckets: int, max_tokens: int) -> npt.NDArray[np.int64]:
     """Token ids, int64 [len(texts), max_tokens]; 0 is padding, words take 1 .. num_buckets - 1 by CRC-32.
 
@@ -18,6 +23,6 @@ def hash_tokens(texts: Sequence[str], num_buckets: int, max_tokens: int) -> npt.
     """
     tokens = np.zeros((len(texts), max_tokens), dtype=np.int64)
     for row, text in enumerate(texts):
-        words = _WORD.findall(text.lower())[:max_tokens]
+        words = split_words(text)[:max_tokens]
         tokens[row, : len(words)] = [1 + zlib.crc32(word.encode()) % (num_buckets - 1) for word in words]
     return tokens

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from avrec_ray.errors import TableError
-from avrec_ray.evaluation.compare import compare_tables, same_truth, verdict
+from avrec_ray.evaluation.compare import compare_tables, same_truth, seed_means, verdict
 
 NUM_USERS, NUM_ITEMS = 60, 30
 
@@ -42,7 +42,7 @@ def lists(seed: int, finds_cold: float, finds_warm: float) -> pa.Table:
 
 
 def test_a_difference_is_found_on_the_slice_that_has_it() -> None:
-    found = compare_tables(lists(0, 0.9, 0.5), lists(1, 0.1, 0.5), truth(), ks=(10,))
+    found = compare_tables([lists(0, 0.9, 0.5)], [lists(1, 0.1, 0.5)], truth(), ks=(10,))
     better = {part.slice: {c.metric: c.better for c in part.metrics} for part in found}
     assert better["all"]["recall_at_10"] == "a"
     assert better["cold_items"]["recall_at_10"] == "a"
@@ -53,22 +53,32 @@ def test_a_difference_is_found_on_the_slice_that_has_it() -> None:
 
 def test_the_same_lists_are_never_different() -> None:
     table = lists(0, 0.5, 0.5)
-    for part in compare_tables(table, table, truth(), ks=(10,)):
+    for part in compare_tables([table], [table], truth(), ks=(10,)):
         assert all(c.better == "neither" and c.difference == 0.0 and c.p_value == 1.0 for c in part.metrics)
 
 
 def test_another_seed_is_not_called_better() -> None:
     called = 0
     for seed in range(0, 40, 2):
-        found = compare_tables(lists(seed, 0.5, 0.5), lists(seed + 1, 0.5, 0.5), truth(), ks=(10,))
+        found = compare_tables([lists(seed, 0.5, 0.5)], [lists(seed + 1, 0.5, 0.5)], truth(), ks=(10,))
         called += found[0].metrics[0].better != "neither"
     assert called <= 3
 
 
+def test_seeds_count_as_their_mean_a_user() -> None:
+    seeds = [lists(seed, 0.9, 0.5) for seed in range(3)]
+    (whole, *_) = compare_tables(seeds, [lists(9, 0.1, 0.5)], truth(), ks=(10,))
+    ndcg = next(c for c in whole.metrics if c.metric == "ndcg_at_10")
+    means = seed_means(seeds, truth(), "ndcg_at_10")
+    assert len(set(means)) == 3
+    assert ndcg.mean_a == pytest.approx(np.mean(means))
+    assert ndcg.better == "a"
+
+
 def test_verdict_says_who_and_where() -> None:
-    better = compare_tables(lists(0, 0.9, 0.5), lists(1, 0.1, 0.5), truth(), ks=(10,))
+    better = compare_tables([lists(0, 0.9, 0.5)], [lists(1, 0.1, 0.5)], truth(), ks=(10,))
     assert verdict(better, "ndcg_at_10", "ours", "theirs").startswith("ours is better in ndcg_at_10 over 60 users: ")
-    mixed = compare_tables(lists(0, 0.95, 0.1), lists(1, 0.1, 0.95), truth(), ks=(10,))
+    mixed = compare_tables([lists(0, 0.95, 0.1)], [lists(1, 0.1, 0.95)], truth(), ks=(10,))
     sentence = verdict(mixed, "ndcg_at_10")
     assert sentence.startswith("Neither is better")
     assert "a on cold_items" in sentence
@@ -77,5 +87,5 @@ def test_verdict_says_who_and_where() -> None:
 
 def test_runs_that_were_asked_different_questions_do_not_compare() -> None:
     with pytest.raises(TableError, match="asked about different choices: 120 and 60 pairs of user and item, 60 in"):
-        same_truth(truth(), truth().slice(0, NUM_USERS))
-    assert same_truth(truth(), truth().take(list(range(119, -1, -1)))).num_rows == 120
+        same_truth([truth(), truth().slice(0, NUM_USERS)])
+    assert same_truth([truth(), truth().take(list(range(119, -1, -1)))]).num_rows == 120

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avrec_ray.errors import ConfigError
 from avrec_ray.evaluation.item_knn import ItemKNN, LastItem
 from tests.evaluation.test_baselines import ITEMS, TIMES, USERS
 
@@ -22,6 +23,19 @@ def test_item_knn_shrinks_and_keeps_the_nearest_neighbours() -> None:
     scores = model.score([np.array([0]), np.array([1])])
     assert scores[0] == pytest.approx([0, 2 / (np.sqrt(8) + 2), 1 / (np.sqrt(2) + 2), 0, 0])
     assert scores[1] == pytest.approx([2 / (np.sqrt(8) + 2), 0, 0, 1 / (np.sqrt(4) + 2), 0])
+
+
+def test_item_knn_by_jaccard_divides_by_the_users_of_either() -> None:
+    model = ItemKNN(similarity="jaccard", shrinkage=1.0)
+    model.fit(USERS, ITEMS, TIMES, num_users=4, num_items=5)
+    users_of = [set(USERS[item == ITEMS].tolist()) for item in range(5)]
+    expected = [len(users_of[0] & other) / (len(users_of[0] | other) + 1.0) for other in users_of]
+    assert model.score([np.array([0])])[0] == pytest.approx([0, *expected[1:]])
+
+
+def test_item_knn_refuses_an_unknown_similarity() -> None:
+    with pytest.raises(ConfigError, match="item_knn.similarity='euclid'"):
+        ItemKNN(similarity="euclid")
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7)), min_size=1, max_size=40), st.integers(1, 8))

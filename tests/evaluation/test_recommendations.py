@@ -29,6 +29,14 @@ def truth(*pairs: tuple[str, str]) -> pa.Table:
     return pa.table({"user_id": list(users), "item_id": list(items)})
 
 
+def catalogue(*items: str) -> pa.Table:
+    return pa.table({"item_id": list(items)})
+
+
+def numbered(count: int) -> pa.Table:
+    return catalogue(*(f"i{n}" for n in range(count)))
+
+
 def test_score_counts_users_without_list_as_misses_and_leaves_out_users_without_truth() -> None:
     recommendations = lists([("a", "i2", 2), ("a", "i1", 1), ("x", "i1", 1), ("b", "i9", 1)])
     results = score_recommendations(
@@ -43,18 +51,21 @@ def test_score_counts_users_without_list_as_misses_and_leaves_out_users_without_
 
 def test_score_with_the_catalogue_size_adds_coverage_and_gini() -> None:
     recommendations = lists([("a", "i1", 1), ("a", "i2", 2)])
-    results = score_recommendations(recommendations, truth(("a", "unlisted")), num_items=8, ks=(1, 2))
+    results = score_recommendations(recommendations, truth(("a", "i7")), candidates=numbered(8), ks=(1, 2))
     assert (results["coverage_at_1"], results["coverage_at_2"]) == (1 / 8, 2 / 8)
 
 
 def test_score_reads_the_first_places_of_long_lists_and_checks_the_rest() -> None:
     recommendations = lists([("a", f"i{n}", n) for n in range(1, 41)])
-    assert score_recommendations(recommendations, truth(("a", "i40")), num_items=50, ks=(3,))["hit_rate_at_3"] == 0
+    assert (
+        score_recommendations(recommendations, truth(("a", "i40")), candidates=numbered(50), ks=(3,))["hit_rate_at_3"]
+        == 0
+    )
     assert score_recommendations(recommendations, truth(("a", "i40")), ks=(40,))["hit_rate_at_40"] == 1
 
 
 def test_score_of_no_lists_is_zero() -> None:
-    results = score_recommendations(lists([]), truth(("a", "i1")), num_items=3)
+    results = score_recommendations(lists([]), truth(("a", "i1")), candidates=numbered(3))
     assert (results["ndcg_at_10"], results["coverage_at_10"], results["num_users_without_list"]) == (0, 0, 1)
 
 
@@ -79,7 +90,7 @@ def test_score_equals_the_metrics_of_the_same_arrays(
     rows = [(f"u{u}", f"i{i}", rank) for u, items in enumerate(ranked) for rank, i in enumerate(items, start=1)]
     random.shuffle(rows)
     wanted = [(f"u{u}", f"i{i}") for u, items in enumerate(targets) for i in sorted(items)]
-    results = score_recommendations(lists(rows), truth(*wanted), num_items=10, ks=(3, 5))
+    results = score_recommendations(lists(rows), truth(*wanted), candidates=numbered(10), ks=(3, 5))
     padded = np.array([items + [-1] * (5 - len(items)) for items in ranked])
     expected = evaluate_rankings(padded, targets, 10, ks=(3, 5))
     assert {name: results[name] for name in expected} == pytest.approx(expected, nan_ok=True)
@@ -113,11 +124,29 @@ def test_score_refuses_bad_truth_and_a_catalogue_that_is_too_small() -> None:
         score_recommendations(recommendations, truth(("a", "i")).slice(0, 0))
     with pytest.raises(TableError, match="truth: column 'user_id' is null in row 0"):
         score_recommendations(recommendations, pa.table({"user_id": pa.nulls(1, pa.string()), "item_id": ["i"]}))
-    with pytest.raises(TableError, match="2 different items, the catalogue 1"):
-        score_recommendations(recommendations, truth(("a", "i")), num_items=1)
+    with pytest.raises(TableError, match="recommendations: item 'j' in row 1 is none of 1 candidates"):
+        score_recommendations(recommendations, truth(("a", "i")), candidates=catalogue("i"))
+    with pytest.raises(TableError, match="truth: item 'k' in row 0 is none of 2 candidates"):
+        score_recommendations(recommendations, truth(("a", "k")), candidates=catalogue("i", "j"))
     half_ranks = pa.table({"user_id": ["a", "a"], "item_id": ["i", "j"], "rank": [1.0, 1.5]})
     with pytest.raises(TableError, match=r"row 1 holds 1\.5"):
         score_recommendations(half_ranks, truth(("a", "i")))
+
+
+def test_score_refuses_a_list_with_what_its_user_has_seen() -> None:
+    recommendations = lists([("a", "i", 1), ("a", "j", 2), ("b", "j", 1)])
+    score_recommendations(recommendations, truth(("a", "i")), seen=truth(("b", "i")))
+    with pytest.raises(TableError, match="the list of user 'a' holds 'j', which is in seen"):
+        score_recommendations(recommendations, truth(("a", "i")), seen=truth(("b", "i"), ("a", "j")))
+
+
+def test_score_with_candidates_adds_auc_over_the_whole_list() -> None:
+    """Of 5 candidates the target stands third: it beats 2 of the 4 others; unlisted ones tie behind the list."""
+    recommendations = lists([("a", f"i{n}", n + 1) for n in range(3)])
+    results = score_recommendations(recommendations, truth(("a", "i2")), candidates=numbered(5), ks=(1,))
+    assert results["auc"] == 2 / 4
+    unlisted = score_recommendations(recommendations, truth(("a", "i4")), candidates=numbered(5), ks=(1,))
+    assert unlisted["auc"] == pytest.approx(0.5 / 4)
 
 
 def test_read_table_round_trips_and_refuses_other_files(tmp_path: Path) -> None:

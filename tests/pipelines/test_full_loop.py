@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ from avrec_ray.config import JobConfig, TrainingConfig, towers_for
 from avrec_ray.datasets.config import DataConfig, SyntheticConfig
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.media.config import MediaConfig
-from avrec_ray.pipelines import full_loop
+from avrec_ray.pipelines import compare, full_loop
 from avrec_ray.pipelines.catalogue import read_item_tokens
-from avrec_ray.pipelines.recommend import histories_of
+from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, StageRecord, require_record
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.tracking import PARENT_TAG
@@ -34,14 +34,15 @@ from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.config import FinetuneConfig, OptimConfig, PretrainConfig
 from avrec_ray.types import Query
+from tests.pipelines.recommend_cases import histories_of
 from tests.tiny_models import tiny_towers
 
 # The first test carries the whole loop: a minute and a half of starting processes, minutes on a crowded machine.
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 STAGES = [
-    "prepare", "decode_media", "split", "pretrain", "finetune", "train_reranker", "refresh", "embed_items",
-    "build_index", "bundle", "evaluate", "register", "load_events",
+    "prepare", "decode_media", "split", "baselines", "pretrain", "finetune", "train_reranker", "refresh",
+    "embed_items", "build_index", "bundle", "evaluate", "register", "load_events",
 ]  # fmt: skip
 MEDIA = MediaConfig(num_frames=2, frame_size=16, clip_seconds=0.5, num_mel_bins=8, max_clips=2)
 CATALOGUE = SyntheticConfig(
@@ -166,7 +167,8 @@ def test_recommendations_equal_a_fresh_ranking_from_the_bundle(first: Pass) -> N
     table = pq.read_table(first.storage.folder("evaluation") / "recommendations.parquet")
     listed = set(table["user_id"].to_pylist())
     ((user, _),) = Counter(user for user in valid["user_id"].to_pylist() if user in listed).most_common(1)
-    history = histories_of(pa.concat_tables([pq.read_table(splits / "train.parquet"), valid]), [user])[user]
+    past = pa.concat_tables([pq.read_table(splits / "train.parquet"), valid])
+    history = histories_of(past.to_pylist())[user]
     bundle = load_bundle(first.bundle)
     matcher, reranker = Matcher(bundle, first.job.matcher), Reranker(bundle, first.job.policy)
     (ranking,) = recommend(matcher, reranker, [Query(user, history, k=first.job.evaluation.list_length)])
@@ -183,11 +185,50 @@ def test_tracking_holds_one_parent_with_a_child_a_stage(first: Pass) -> None:
     children = [run for run in runs if PARENT_TAG in run.data.tags]
     assert [run.info.run_name for run in parents] == ["full_loop-synthetic-seed0"]
     assert {run.data.tags[PARENT_TAG] for run in children} == {parents[0].info.run_id}
-    assert {run.info.run_name: run.info.run_id for run in children} == {s: first.record(s).run_id for s in STAGES}
-    assert len(children) == len(STAGES)
+    stages = [run for run in children if run.data.tags["stage"] != "baseline"]
+    assert {run.info.run_name: run.info.run_id for run in stages} == {s: first.record(s).run_id for s in STAGES}
+    assert len(stages) == len(STAGES)
     assert {run.info.status for run in runs} == {"FINISHED"}
-    metrics = {name: value for name, value in parents[0].data.metrics.items() if "/" in name}
+    metrics = {
+        name: value for name, value in parents[0].data.metrics.items() if "/" in name and not name.startswith("system/")
+    }
     assert metrics == pytest.approx(first.record("evaluate").metrics)
+
+
+def test_runs_with_test_metrics_name_the_data_they_are_of(first: Pass) -> None:
+    measured = [run for run in mlflow_runs(first) if "test/ndcg_at_10" in run.data.metrics]
+    assert len(measured) == len(["full_loop", "evaluate"]) + len(first.job.evaluation.baselines.names)
+    digests = read_split(first.storage.root).digests
+    for run in measured:
+        found = {(i.dataset.name, i.dataset.digest, i.tags[0].value) for i in run.inputs.dataset_inputs}
+        contexts = {"train": "training", "valid": "training", "test": "evaluation"}
+        assert found == {(name, digests[name][:36], context) for name, context in contexts.items()}
+
+
+def test_parent_run_notes_what_the_machine_did(first: Pass) -> None:
+    (parent,) = [run for run in mlflow_runs(first) if PARENT_TAG not in run.data.tags]
+    assert parent.data.metrics["system/cpu_utilization_percentage"] > 0
+
+
+def test_every_baseline_is_a_run_with_the_metrics_of_the_model(first: Pass) -> None:
+    runs = [run for run in mlflow_runs(first) if run.data.tags.get("stage") == "baseline"]
+    assert [run.data.tags["model"] for run in runs] == first.job.evaluation.baselines.names
+    served = first.record("evaluate").metrics
+    for run in runs:
+        assert run.data.metrics["test/ndcg_at_10"] == pytest.approx(served[f"{run.data.tags['model']}/ndcg_at_10"])
+        assert set(run.data.metrics) <= set(served)
+
+
+def test_run_and_baseline_compare_by_their_lists(first: Pass) -> None:
+    runs = mlflow_runs(first)
+    (popularity,) = [run for run in runs if run.data.tags.get("model") == "popularity"]
+    (parent,) = [run for run in runs if PARENT_TAG not in run.data.tags]
+    job = replace(first.job, run_a=parent.info.run_id, run_b=popularity.info.run_id)
+    loop = Loop(first.storage, job.tracking, "compare")
+    lines = compare.run(loop, job)
+    loop.close()
+    loop.tracking.client.delete_run(loop.parent.run_id)  # the tests below count the runs of the loop
+    assert "ndcg_at_10 over" in lines[-1]
 
 
 def test_champion_is_the_bundle(first: Pass) -> None:

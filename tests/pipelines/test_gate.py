@@ -10,7 +10,6 @@ import pytest
 from avrec_ray.config import JobConfig
 from avrec_ray.evaluation.gate import Verdict
 from avrec_ray.pipelines.champion import ChampionLists
-from avrec_ray.pipelines.evaluate import truth_table
 from avrec_ray.pipelines.full_loop import open_loop
 from avrec_ray.pipelines.gate import judge
 from avrec_ray.pipelines.measured import SERVED, Rankings
@@ -32,7 +31,7 @@ def judge_against(folder: Path, champion: Rankings | None) -> Verdict:
         path.mkdir()
     for part in FITTED:
         pq.write_table(pa.Table.from_pylist([], INTERACTIONS), storage.folder("splits") / f"{part}.parquet")
-    pq.write_table(truth_table(measured), evaluation / "truth.parquet")
+    pq.write_table(measured.truth, evaluation / "truth.parquet")
     pq.write_table(measured.recommendations, evaluation / "recommendations.parquet")
     write_record(storage, StageRecord("build_index", "f", [], {"recall_at_100_of_exact": 1.0}, "r", 0.0))
     job = JobConfig(storage_path=str(storage.root))
