@@ -51,9 +51,9 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     (
         "Cold, new, head, mid, tail",
-        "A cold item had no choice before test; a new user had fewer than five events so far. Head items took the first "
-        "half of all choices, mid items the next 30 %, tail items the rest. The tables of exposure cut at 20 % and "
-        "80 % instead, which parts the few most popular items from the middle.",
+        "A cold item had no choice before test; a new user had fewer than five events so far. Head items took the "
+        "first half of all choices, mid items the next 30 %, tail items the rest. The tables of exposure cut at 20 % "
+        "and 80 % instead, which parts the few most popular items from the middle.",
     ),
     (
         "95 % interval",
