@@ -26,7 +26,7 @@ GRIDS: dict[str, list[Settings]] = {
     "recent_popularity": [{"half_life_days": days} for days in (1.0, 7.0, 30.0, 90.0)],
     "last_item": _SIMILARITIES,
     "item_knn": _SIMILARITIES,
-    "ease": [{"regularization": weight} for weight in (30.0, 100.0, 300.0, 1000.0)],
+    "ease": [{"regularization": weight} for weight in (50.0, 100.0, 200.0, 500.0, 1000.0)],
     "ials": [{"regularization": weight, "alpha": alpha} for weight in (0.1, 1.0, 10.0) for alpha in (1.0, 10.0)],
 }
 """What is tried for each baseline; those not named here have nothing to choose."""

@@ -59,9 +59,10 @@ class Tracking:
         self.uri = cfg.uri or storage.tracking_uri
         self.client: _Client = MlflowClient(self.uri, registry_uri=self.uri)
         found = self.client.get_experiment_by_name(cfg.experiment)
-        artifacts = None if cfg.uri else (storage.root / "mlartifacts").as_uri()
         self.experiment_id: str = (
-            found.experiment_id if found else self.client.create_experiment(cfg.experiment, artifact_location=artifacts)
+            found.experiment_id
+            if found
+            else self.client.create_experiment(cfg.experiment, artifact_location=artifact_location(self.uri))
         )
 
     def start(self, name: str, params: Mapping[str, Any], parent: str | None = None) -> "Run":
@@ -219,6 +220,18 @@ class Run:
         if self._monitor is not None:
             self._monitor.finish()
         self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
+
+
+def artifact_location(uri: str) -> str | None:
+    """Where an experiment keeps its files: beside a SQLite database; else None, which leaves it to the server.
+
+    MLflow itself would put those of a database into the working directory, another one for each job.
+
+    >>> artifact_location("sqlite:////data/avrec/mlflow.db")
+    'file:///data/avrec/mlartifacts'
+    """
+    scheme = "sqlite:///"
+    return (Path(uri.removeprefix(scheme)).parent / "mlartifacts").as_uri() if uri.startswith(scheme) else None
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
