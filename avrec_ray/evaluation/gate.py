@@ -152,6 +152,16 @@ def check_health(health: Mapping[str, float], index_recall: float, cfg: GateConf
     ]
 
 
+def check_popularity(popularity: npt.NDArray[np.floating], counts: npt.NDArray[np.integer]) -> Check:
+    """The shares of choices [N] that a bundle ranks with are those of train and valid, `counts` [N], and no others.
+
+    Shares of the whole log would tell what is about to be chosen.
+    """
+    wrong = ~np.isclose(popularity, counts / max(int(counts.sum()), 1), atol=1e-6)
+    found = f"{wrong.sum()} of {len(counts)} items are counted otherwise than train and valid say"
+    return Check("popularity knows nothing of test", not wrong.any(), found)
+
+
 def check_audit(findings: Sequence[GroupFinding], cfg: GateConfig) -> list[Check]:
     """One check for each kind of group that was audited."""
     checks = []

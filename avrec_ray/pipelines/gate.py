@@ -10,7 +10,15 @@ import pyarrow.parquet as pq
 
 from avrec_ray.bundle import Bundle, load_bundle
 from avrec_ray.config import JobConfig
-from avrec_ray.evaluation.gate import Check, Verdict, check_audit, check_health, check_slices, embedding_health
+from avrec_ray.evaluation.gate import (
+    Check,
+    Verdict,
+    check_audit,
+    check_health,
+    check_popularity,
+    check_slices,
+    embedding_health,
+)
 from avrec_ray.evaluation.slices import slice_values
 from avrec_ray.pipelines.audits import audit_exposure, audit_quality
 from avrec_ray.pipelines.catalogue import positive_counts, read_fitted
@@ -40,7 +48,9 @@ def judge(loop: Loop, job: JobConfig, candidate_path: Path, log: Callable[[str],
     ranked = rank_rows(pq.read_table(evaluation / "recommendations.parquet"), truth.users, bundle)
     recall = require_record(loop.storage, "build_index").metrics["recall_at_100_of_exact"]
     checks = check_health(embedding_health(bundle.embeddings), recall, job.evaluation.gate)
-    checks += _against_champion(loop, job, bundle, truth, ranked, log)
+    counts = positive_counts(read_fitted(loop.storage.root, FITTED), bundle.items.item_ids)
+    checks.append(check_popularity(bundle.items.popularity, counts))
+    checks += _against_champion(loop, job, bundle, truth, ranked, counts, log)
     audit = (job.evaluation.audit, job.seed)
     findings = audit_exposure(ranked, truth.targets, bundle.items, *audit)
     attributes = user_attributes(loop.storage, truth.users)
@@ -65,13 +75,13 @@ def _against_champion(
     bundle: Bundle,
     truth: Truth,
     ranked: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
     log: Callable[[str], None],
 ) -> list[Check]:
     champion = ask_champion(loop, job, bundle, truth.users, log, saved=loop.storage.folder("evaluation"))
     if champion.lists is None:
         return [Check("champion", True, champion.note, blocks=False)]
     theirs = rank_rows(champion.lists, truth.users, bundle)
-    counts = positive_counts(read_fitted(loop.storage.root, FITTED), bundle.items.item_ids)
     gate = job.evaluation.gate
     slices = named_slices(loop.storage, bundle.items, truth.users, truth.history_lengths, counts, wanted=gate.slices)
     mine, other = (slice_values(lists, truth.targets, slices, gate.metric) for lists in (ranked, theirs))

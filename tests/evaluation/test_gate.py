@@ -10,6 +10,7 @@ from avrec_ray.evaluation.gate import (
     Verdict,
     check_audit,
     check_health,
+    check_popularity,
     check_slices,
     embedding_health,
 )
@@ -108,3 +109,13 @@ def test_audit_findings_block_only_where_configured() -> None:
     (check,) = check_audit([finding, fine], GateConfig(audit_blocks=True))
     assert not Verdict((check,)).passed
     assert check_audit([fine], CFG) == [Check("audit of category", True, "1 groups within the limits", False)]
+
+
+def test_popularity_of_the_whole_log_is_refused() -> None:
+    fitted, whole = np.array([6, 3, 1, 0]), np.array([6, 3, 1, 2])
+    assert check_popularity((fitted / 10).astype(np.float32), fitted).passed
+    planted = check_popularity((whole / 12).astype(np.float32), fitted)
+    assert not planted.passed
+    assert planted.blocks
+    assert planted.found == "4 of 4 items are counted otherwise than train and valid say"
+    assert check_popularity(np.zeros(3), np.zeros(3, np.int64)).passed
