@@ -19,7 +19,10 @@ Results = Mapping[str, Mapping[str, float]]
 
 MAX_WIDTH = 120
 """Characters of a table row; further metrics go into another block below."""
-COLORS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
+COLORS = (
+    "#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860",
+    "#da8bc3", "#8c8c8c", "#17becf", "#bcbd22", "#1f1f1f", "#f2a900",
+)  # fmt: skip
 """One a model, in order; readable beside each other in print and with most colour blindness."""
 
 
