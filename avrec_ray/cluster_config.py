@@ -39,7 +39,7 @@ class TrackingConfig:
     model_name: str = "avrec_ray"
     """Registered model that holds the bundles."""
     system_metrics_seconds: float = 10.0
-    """How often a job's parent run notes CPU, memory, disk, network and, where it is, GPU of the driver's machine; 0:
+    """How often a stage's run notes CPU, memory, disk, network and, where it is, GPU of the driver's machine; 0:
     never."""
 
     def __post_init__(self) -> None:

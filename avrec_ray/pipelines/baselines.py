@@ -64,7 +64,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     return loop.stage(
         "baselines",
         work,
-        settings=_settings(job),
+        settings=_settings(job, loop.tracking_uri),
         inputs={name: require_record(storage, name).fingerprint for name in ("split", "decode_media")},
         outputs=[folder],
     )
@@ -81,10 +81,18 @@ def catalogue_ids(clips: Path) -> list[str]:
     return sorted(set(pq.read_table(clips, columns=["item_id"])["item_id"].to_pylist()))
 
 
-def _settings(job: JobConfig) -> dict[str, Any]:
+def _settings(job: JobConfig, tracking_uri: str) -> dict[str, Any]:
+    """What decides the stage: also where its runs are logged, so that every experiment has its baselines."""
     evaluation = job.evaluation
-    cutoffs, length = list(evaluation.cutoffs), evaluation.list_length
-    return {**to_dict(evaluation.baselines), "seed": job.seed, "cutoffs": cutoffs, "list_length": length}
+    return {
+        **to_dict(evaluation.baselines),
+        "grids": GRIDS,
+        "seed": job.seed,
+        "cutoffs": list(evaluation.cutoffs),
+        "list_length": evaluation.list_length,
+        "experiment": job.tracking.experiment,
+        "tracking_uri": tracking_uri,
+    }
 
 
 def _rank_all(

@@ -150,6 +150,7 @@ class Loop:
         self.echo(f"{label}: started")
         began = time.monotonic()
         run = self.tracking.start(name, settings, parent=self.parent.run_id)
+        self.tracking.watch(run)  # not the parent: its metrics are what the compare view shows
         run.tags({"stage": name, "fingerprint": fingerprint, **{f"input.{k}": v for k, v in inputs.items()}})
         try:
             metrics = dict(

@@ -66,14 +66,17 @@ class Tracking:
         )
 
     def start(self, name: str, params: Mapping[str, Any], parent: str | None = None) -> "Run":
-        """Open a run; `params` may be nested, they are flattened with dots. One without a parent is watched over."""
+        """Open a run; `params` may be nested, they are flattened with dots."""
         tags = {"mlflow.runName": name, "git_sha": git_sha()} | ({PARENT_TAG: parent} if parent else {})
         run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         run = Run(self.client, run_id)
         run.params(params)
-        if parent is None and self.cfg.system_metrics_seconds:
-            run.monitor(self.uri, self.cfg.system_metrics_seconds)
         return run
+
+    def watch(self, run: "Run") -> None:
+        """Log what the machine does until the run ends, as often as the config says."""
+        if self.cfg.system_metrics_seconds:
+            run.monitor(self.uri, self.cfg.system_metrics_seconds)
 
     def register(self, run: "Run", bundle: Path, model_version: str, tags: Mapping[str, str]) -> str:
         """Log a bundle as artifact of `run` and add it to the registry; gives the version. No alias is moved."""

@@ -38,16 +38,24 @@ def test_a_run_names_the_tables_it_read_and_renames_files(tmp_path: Path) -> Non
     assert [f.path for f in tracking.client.list_artifacts(run.run_id, "folder")] == ["folder/other.parquet"]
 
 
-def test_the_machine_is_watched_from_the_start_of_a_parent_to_its_end(tmp_path: Path) -> None:
+def test_the_machine_is_watched_until_the_run_ends(tmp_path: Path) -> None:
     tracking = Tracking(TrackingConfig(system_metrics_seconds=0.2), Storage.at(str(tmp_path)))
-    parent = tracking.start("parent", {})
-    child = tracking.start("child", {}, parent=parent.run_id)
+    watched, other = tracking.start("watched", {}), tracking.start("other", {})
+    tracking.watch(watched)
     time.sleep(1.5)
-    child.end()
-    parent.end()
-    metrics = tracking.client.get_run(parent.run_id).data.metrics
-    assert metrics["system/system_memory_usage_megabytes"] > 0
-    assert not [name for name in tracking.client.get_run(child.run_id).data.metrics if name.startswith("system/")]
-    steps = len(tracking.client.get_metric_history(parent.run_id, "system/system_memory_usage_megabytes"))
+    watched.end()
+    name = "system/system_memory_usage_megabytes"
+    assert tracking.client.get_run(watched.run_id).data.metrics[name] > 0
+    assert name not in tracking.client.get_run(other.run_id).data.metrics
+    steps = len(tracking.client.get_metric_history(watched.run_id, name))
     time.sleep(0.5)
-    assert len(tracking.client.get_metric_history(parent.run_id, "system/system_memory_usage_megabytes")) == steps
+    assert len(tracking.client.get_metric_history(watched.run_id, name)) == steps
+
+
+def test_nothing_is_watched_at_0_seconds(tmp_path: Path) -> None:
+    tracking = Tracking(TrackingConfig(system_metrics_seconds=0.0), Storage.at(str(tmp_path)))
+    run = tracking.start("a", {})
+    tracking.watch(run)
+    time.sleep(0.3)
+    run.end()
+    assert not tracking.client.get_run(run.run_id).data.metrics
