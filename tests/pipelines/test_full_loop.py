@@ -225,12 +225,14 @@ def test_run_and_baseline_compare_by_their_lists(first: Pass) -> None:
     runs = mlflow_runs(first)
     (popularity,) = [run for run in runs if run.data.tags.get("model") == "popularity"]
     (parent,) = [run for run in runs if PARENT_TAG not in run.data.tags]
-    job = replace(first.job, run_a=parent.info.run_id, run_b=popularity.info.run_id)
+    seeds = f"{parent.info.run_id}+{parent.info.run_id}"
+    job = replace(first.job, run_a=seeds, run_b=popularity.info.run_id)
     loop = Loop(first.storage, job.tracking, "compare")
     lines = compare.run(loop, job)
     loop.close()
     loop.tracking.client.delete_run(loop.parent.run_id)  # the tests below count the runs of the loop
     assert "ndcg_at_10 over" in lines[-1]
+    assert lines[-2].startswith("a: ndcg_at_10 of 2 seeds ")
 
 
 def test_champion_is_the_bundle(first: Pass) -> None:
