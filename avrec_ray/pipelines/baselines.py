@@ -162,7 +162,7 @@ def lists_table(ranked: Ranked, users: Sequence[str], item_ids: Sequence[str]) -
 
 def _log_run(loop: Loop, job: JobConfig, found: RankedBaseline, folder: Path) -> None:
     """An MLflow run that stands beside those of models: the same metric names, and lists that jobs.compare reads."""
-    params = {"model": found.name, "data": job.data.dataset, "seed": job.seed, "split": job.evaluation.split.kind}
+    params = {"data.dataset": job.data.dataset, "seed": job.seed, "evaluation.split.kind": job.evaluation.split.kind}
     run = loop.tracking.start(f"baseline {found.name}", {**params, "baseline": found.settings}, loop.parent.run_id)
     run.tags({"stage": "baseline", "model": found.name})
     run.metrics({f"test/{name}": value for name, value in found.metrics.items()})

@@ -62,7 +62,8 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             for path in sorted(folder.iterdir()):
                 stage.run.artifact(path, "evaluation")
         metrics = flat_metrics(measured.results)
-        loop.parent.metrics(metrics)
+        loop.parent.metrics({name: value for name, value in metrics.items() if name.startswith("test/")})
+        loop.parent.tags({"model": SERVED})
         for run in (loop.parent, stage.run):
             note_inputs(run, storage.root)
         return metrics

@@ -192,7 +192,8 @@ def test_tracking_holds_one_parent_with_a_child_a_stage(first: Pass) -> None:
     metrics = {
         name: value for name, value in parents[0].data.metrics.items() if "/" in name and not name.startswith("system/")
     }
-    assert metrics == pytest.approx(first.record("evaluate").metrics)
+    measured = first.record("evaluate").metrics
+    assert metrics == pytest.approx({name: value for name, value in measured.items() if name.startswith("test/")})
 
 
 def test_runs_with_test_metrics_name_the_data_they_are_of(first: Pass) -> None:
