@@ -18,6 +18,8 @@ from avrec_ray.evaluation.significance import Comparison, compare_models
 TRUTH_COLUMNS = ("user_id", "item_id", "is_cold", "popularity", "history_length")
 """What users went on to choose, and what slices need to know of it."""
 NEW_USER_BELOW = 5
+PerUser = dict[str, npt.NDArray[np.float64]]
+"""Values [U] by metric."""
 MIN_USERS = 10
 """Slices with fewer users say nothing and are left out."""
 
@@ -37,8 +39,11 @@ def compare_tables(
     truth: pa.Table,
     ks: Sequence[int] = (10, 20),
     seed: int = 0,
+    headline: str = "ndcg_at_10",
 ) -> list[SliceComparison]:
     """All users first, then each slice that has enough of them.
+
+    `headline` was chosen beforehand and is tested alone; the other metrics of a slice are corrected for their number.
 
     Args:
         lists_a, lists_b: recommendations tables (user_id, item_id, rank), one a seed of the model; a user's value is
@@ -57,7 +62,7 @@ def compare_tables(
             continue
         kept = [targets[row] for row in rows]
         a, b = (_over_seeds([each[rows] for each in seeds], kept, ks) for seeds in ranked)
-        found.append(SliceComparison(name, len(rows), compare_models(a, b, np.random.default_rng(seed))))
+        found.append(SliceComparison(name, len(rows), _compare(a, b, headline, seed)))
     return found
 
 
@@ -88,7 +93,7 @@ def same_truth(truths: Sequence[pa.Table]) -> pa.Table:
 
 def _over_seeds(
     seeds: Sequence[npt.NDArray[np.int64]], targets: list[npt.NDArray[np.int64]], ks: Sequence[int]
-) -> dict[str, npt.NDArray[np.float64]]:
+) -> PerUser:
     """Metrics [U] by name, each user's the mean over the lists [U, K] of every seed."""
     return {
         f"{name}_at_{k}": np.mean([PER_USER[name](ranked, targets, k) for ranked in seeds], axis=0)
@@ -112,6 +117,16 @@ def verdict(found: Sequence[SliceComparison], metric: str, name_a: str = "a", na
     }
     against = [f"{names[better]} on {name}" for name, better in others.items() if better != whole.better]
     return sentence + (f" Better elsewhere: {', '.join(against)}." if against else "")
+
+
+def _compare(a: PerUser, b: PerUser, headline: str, seed: int) -> list[Comparison]:
+    groups = [[name for name in a if (name == headline) is alone] for alone in (True, False)]
+    found = [
+        compare_models({n: a[n] for n in names}, {n: b[n] for n in names}, np.random.default_rng(seed))
+        for names in groups
+        if names
+    ]
+    return [comparison for group in found for comparison in group]
 
 
 def _slices(truth: pa.Table) -> dict[str, pa.Table]:

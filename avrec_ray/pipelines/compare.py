@@ -28,12 +28,13 @@ def run(loop: Loop, job: JobConfig) -> list[str]:
     tables = {name: [_tables(loop, run_id) for run_id in ids] for name, ids in runs.items()}
     truth = same_truth([truth for seeds in tables.values() for _, truth in seeds])
     lists = {name: [table for table, _ in seeds] for name, seeds in tables.items()}
-    found = compare_tables(lists["a"], lists["b"], truth, tuple(job.evaluation.cutoffs), job.seed)
-    sentence = verdict(found, job.evaluation.gate.metric)
+    metric = job.evaluation.gate.metric
+    found = compare_tables(lists["a"], lists["b"], truth, tuple(job.evaluation.cutoffs), job.seed, metric)
+    sentence = verdict(found, metric)
     loop.parent.tags({"run_a": job.run_a, "run_b": job.run_b, "verdict": sentence})
     loop.parent.metrics({f"difference/{part.slice}/{c.metric}": c.difference for part in found for c in part.metrics})
     loop.parent.artifact_json([asdict(part) for part in found], "comparison.json")
-    spread = [_seeds(name, lists[name], truth, job.evaluation.gate.metric) for name in lists if len(lists[name]) > 1]
+    spread = [_seeds(name, lists[name], truth, metric) for name in lists if len(lists[name]) > 1]
     return [*_lines(found), "", *spread, sentence]
 
 

@@ -51,6 +51,7 @@ class Tracking:
 
     def __init__(self, cfg: TrackingConfig, storage: Storage) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_AGENT_TRACING_SETUP", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         from mlflow.tracking import MlflowClient

@@ -75,6 +75,16 @@ def test_seeds_count_as_their_mean_a_user() -> None:
     assert ndcg.better == "a"
 
 
+def test_the_headline_metric_is_tested_alone() -> None:
+    """Its p value is the same whatever else is compared."""
+    tables = ([lists(0, 0.6, 0.5)], [lists(1, 0.4, 0.5)], truth())
+    alone, beside = (compare_tables(*tables, ks=ks)[0].metrics for ks in ((10,), (5, 10)))
+    assert alone[0].metric == beside[0].metric == "ndcg_at_10"
+    assert alone[0].p_value == beside[0].p_value
+    others = [{c.metric: c.p_value for c in metrics}["recall_at_10"] for metrics in (alone, beside)]
+    assert others[0] <= others[1]
+
+
 def test_verdict_says_who_and_where() -> None:
     better = compare_tables([lists(0, 0.9, 0.5)], [lists(1, 0.1, 0.5)], truth(), ks=(10,))
     assert verdict(better, "ndcg_at_10", "ours", "theirs").startswith("ours is better in ndcg_at_10 over 60 users: ")
