@@ -81,7 +81,7 @@ def watch_memory(pid: int, peak_mb: list[float]) -> None:
     """Keep the largest memory of a process and its descendants, from Linux's /proc."""
     while Path(f"/proc/{pid}").exists():
         peak_mb[0] = max(peak_mb[0], sum(map(memory_mb, family(pid))))
-        time.sleep(2)
+        time.sleep(10)
 
 
 def family(pid: int) -> set[int]:

@@ -58,3 +58,4 @@ def _quiet() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False
+    context.memory_usage_poll_interval_s = None  # a thread a worker that reads its memory map every second
