@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from avrec_ray.errors import MediaError
 from avrec_ray.media.config import MediaConfig
-from avrec_ray.media.probe import one_line
+from avrec_ray.media.container import one_line
 
 IMAGE_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 """Kinds that Pillow reads. Of an animated png or webp, the first frame."""
@@ -39,6 +39,19 @@ def read_image(file: BinaryIO, kind: str, cfg: MediaConfig) -> tuple[npt.NDArray
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = "truncated" if "truncated" in str(error) else "corrupt"
         raise MediaError(reason, f"the {kind} picture cannot be decoded: {one_line(error)}") from error
+
+
+def read_size(file: BinaryIO, kind: str, cfg: MediaConfig) -> tuple[int, int]:
+    """Width and height as declared. Raises MediaError: too_large or corrupt."""
+    file.seek(0)
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings(), Image.open(file, formats=[IMAGE_FORMATS[kind]]) as image:
+            warnings.simplefilter("ignore")
+            _check_size(image, cfg)
+            return image.width, image.height
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise MediaError("corrupt", f"the {kind} picture does not open: {one_line(error)}") from error
 
 
 def _check_size(image: Image.Image, cfg: MediaConfig) -> None:

@@ -4,11 +4,6 @@ Headers lie; packets do not. One pass over the packets gives the display time of
 lists and of VP8 left out), the keyframes, and the true end, from which a cut file is told.
 """
 
-import os
-import re
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -17,10 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from avrec_ray.errors import MediaError
+from avrec_ray.media import limits
 from avrec_ray.media.config import MediaConfig
-from avrec_ray.media.gate import FORMATS
+from avrec_ray.media.container import OpenMedia, one_line
 
 _ATTACHED_PICTURE = 0x400
+_STORED_ORDER_KIND, _STORED_ORDER_CODECS = "avi", {"h264", "hevc"}
+"""An avi has no display times. FFmpeg works them out for all codecs but these."""
+
 _DECLARES_END = {"mp4", "matroska", "avi", "flv", "wav"}
 """Kinds whose header states a length that holds; the others' lengths are guesses from the bit rate."""
 
@@ -42,16 +41,28 @@ class VideoTrack:
     pts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Display times of the frames shown, ascending."""
     key_pts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Display times of the frames that decoding can start from, ascending."""
+    """Display times of the frames that decoding can start from, ascending; hidden ones among them."""
     end_seconds: float = 0.0
     """End of the last frame on the container's clock."""
     is_open_gop: bool = False
     """Some frame is shown before the keyframe that it is stored behind."""
+    has_display_times: bool = True
+    """False when the container only tells the order that frames are stored in: `pts` then counts decoded frames."""
 
     @property
     def start_seconds(self) -> float:
         """First frame shown, on the container's clock."""
         return float(self.pts[0] * self.tick_seconds)
+
+    @property
+    def shown_seconds(self) -> npt.NDArray[np.float64]:
+        """Display times on the item's time line: the first frame at zero."""
+        return np.asarray((self.pts - self.pts[0]) * self.tick_seconds)
+
+    @property
+    def shown_key_pts(self) -> npt.NDArray[np.int64]:
+        """Display times of the keyframes that are shown, ascending."""
+        return np.intersect1d(self.key_pts, self.pts)
 
 
 @dataclass(eq=False)
@@ -60,6 +71,10 @@ class AudioTrack:
 
     index: int
     codec: str
+    tick_seconds: float
+    """Length of one unit of the container's clock."""
+    sample_rate_hz: int = 0
+    """As declared."""
     start_seconds: float = 0.0
     """First packet, on the container's clock."""
     end_seconds: float = 0.0
@@ -74,6 +89,8 @@ class MediaInfo:
     """Key of gate.FORMATS."""
     video: VideoTrack | None
     audio: AudioTrack | None
+    num_streams: int = 0
+    """Streams in the container, of any type."""
 
     @property
     def origin_seconds(self) -> float:
@@ -90,62 +107,34 @@ class MediaInfo:
         return max(0.0, max(ends) - self.origin_seconds)
 
 
-@contextmanager
-def open_container(file: BinaryIO, kind: str) -> Iterator[Any]:
-    """The file in PyAV, with the demuxers of its kind only and no protocol beyond the file itself.
-
-    Raises:
-        MediaError: truncated when an mp4 ends within a box or has no index, else corrupt.
-    """
-    file.seek(0)
-    options = {"format_whitelist": FORMATS[kind], "protocol_whitelist": "file"}
-    try:
-        container = av.open(file, options=options)
-    except av.error.FFmpegError as error:
-        reason = "truncated" if kind == "mp4" and _is_cut_mp4(file) else "corrupt"
-        raise MediaError(reason, f"the {kind} container does not open: {one_line(error)}") from error
-    with container:
-        yield container
-
-
-def _is_cut_mp4(file: BinaryIO) -> bool:
-    """Whether the file ends within one of its outer boxes, or before the index."""
-    end = os.fstat(file.fileno()).st_size
-    position, names = 0, set()
-    while position + 8 <= end:
-        size, name = struct.unpack(">I4s", os.pread(file.fileno(), 8, position))
-        if size == 1:  # a 64-bit size follows
-            size = int.from_bytes(os.pread(file.fileno(), 8, position + 8), "big")
-        names.add(name)
-        position += size if size >= 8 else end  # 0 means: to the end of the file
-    return position != end or not names & {b"moov", b"moof"}
-
-
 def probe(file: BinaryIO, kind: str, cfg: MediaConfig) -> MediaInfo:
     """Choose the streams, check the limits, scan the packets. `file` is open and passed the gate.
 
     Raises:
         MediaError: corrupt, truncated, no_streams, unsupported or too_large.
     """
-    with open_container(file, kind) as container:
-        info = MediaInfo(kind, _video_track(container, cfg), _audio_track(container))
-        if info.video is None and info.audio is None:
-            raise _nothing_to_decode(container)
-        declared = (container.duration or 0) / av.time_base
-        if declared > cfg.max_duration_seconds:
-            raise MediaError("too_large", f"{declared:.0f} s, media.max_duration_seconds={cfg.max_duration_seconds:g}")
-        _scan(container, info)
+    with OpenMedia(file, kind, cfg) as media:
+        return probe_open(media, cfg)
+
+
+def probe_open(media: OpenMedia, cfg: MediaConfig) -> MediaInfo:
+    """The same for a file that was just opened. Its packets are read to the end: restart it before decoding."""
+    container = media.container
+    limits.check_container(container, cfg)
+    video, audio = _video_track(container, media.kind, cfg), _audio_track(container)
+    info = MediaInfo(media.kind, video, audio, len(container.streams))
+    if info.video is None and info.audio is None:
+        raise _nothing_to_decode(container)
+    declared = (container.duration or 0) / av.time_base
+    if declared > cfg.max_duration_seconds:
+        raise MediaError("too_large", f"{declared:.0f} s, media.max_duration_seconds={cfg.max_duration_seconds:g}")
+    _scan(container, info)
+    _check_times(info, declared, cfg)
     if info.duration_seconds > cfg.max_duration_seconds:
         raise MediaError("too_large", f"{info.duration_seconds:.0f} s of packets, over media.max_duration_seconds")
-    if kind in _DECLARES_END:
+    if media.kind in _DECLARES_END:
         _check_whole(info, declared)
     return info
-
-
-def one_line(error: BaseException) -> str:
-    """First line of an error, at most 200 characters, for a detail; FFmpeg's code and our descriptor left out."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return re.sub(r"^\[Errno \d+\] |: '\d+'(?=;|$)", "", lines[0])[:200]
 
 
 def _usable(streams: Any) -> list[Any]:
@@ -153,7 +142,7 @@ def _usable(streams: Any) -> list[Any]:
     return [s for s in streams if s.codec_context is not None and not int(s.disposition) & _ATTACHED_PICTURE]
 
 
-def _video_track(container: Any, cfg: MediaConfig) -> VideoTrack | None:
+def _video_track(container: Any, kind: str, cfg: MediaConfig) -> VideoTrack | None:
     streams = _usable(container.streams.video)
     if not streams:
         return None
@@ -162,13 +151,15 @@ def _video_track(container: Any, cfg: MediaConfig) -> VideoTrack | None:
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > cfg.max_pixels:
         raise MediaError("too_large", f"{width} x {height} pixels, media.max_pixels={cfg.max_pixels}")
+    codec = stream.codec_context.codec.canonical_name
     return VideoTrack(
         index=stream.index,
-        codec=stream.codec_context.codec.canonical_name,
+        codec=codec,
         width=width,
         height=height,
         tick_seconds=float(stream.time_base),
         is_only=len(streams) == 1,
+        has_display_times=kind != _STORED_ORDER_KIND or codec not in _STORED_ORDER_CODECS,
     )
 
 
@@ -178,7 +169,12 @@ def _audio_track(container: Any) -> AudioTrack | None:
         return None
     best = container.streams.best("audio")
     stream = best if best in streams else streams[0]
-    return AudioTrack(index=stream.index, codec=stream.codec_context.codec.canonical_name)
+    return AudioTrack(
+        index=stream.index,
+        codec=stream.codec_context.codec.canonical_name,
+        tick_seconds=float(stream.time_base),
+        sample_rate_hz=int(stream.codec_context.sample_rate or 0),
+    )
 
 
 def _nothing_to_decode(container: Any) -> MediaError:
@@ -192,32 +188,44 @@ def _scan(container: Any, info: MediaInfo) -> None:
     """Fill in the times of both tracks from one pass over the packets."""
     shown: list[int] = []
     keys: list[int] = []
-    tracks = [track for track in (info.video, info.audio) if track]
+    video, audio = info.video, info.audio
+    streams = [container.streams[track.index] for track in (video, audio) if track]
     try:
-        for packet in container.demux(*[container.streams[track.index] for track in tracks]):
-            if packet.size == 0 or packet.pts is None:
+        for packet in container.demux(*streams):
+            pts = packet.pts if packet.pts is not None else packet.dts
+            if packet.size == 0 or pts is None:
                 continue
             if packet.is_corrupt and info.kind != "mpegts":
-                raise MediaError("truncated", f"a packet at {float(packet.pts * packet.time_base):.2f} s is cut short")
-            if info.audio is not None and packet.stream.index == info.audio.index:
-                _note_audio(info.audio, packet)
-            elif info.video is not None:
-                if packet.is_keyframe:
-                    keys.append(packet.pts)
-                elif keys and packet.pts < keys[-1]:
-                    info.video.is_open_gop = True
-                if not packet.is_discard and not _is_hidden(packet, info.video.codec):
-                    shown.append(packet.pts)
-                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                    info.video.end_seconds = max(info.video.end_seconds, end) if len(shown) > 1 else end
+                raise MediaError("truncated", f"a packet at {float(pts * packet.time_base):.2f} s is cut short")
+            if audio is not None and packet.stream_index == audio.index:
+                _note_audio(audio, packet)
+            elif video is not None:
+                _note_video(video, packet, shown, keys)
     except av.error.FFmpegError as error:
         raise MediaError("corrupt", f"the container cannot be read to its end: {one_line(error)}") from error
     _close_scan(info, shown, keys)
 
 
+def _note_video(track: VideoTrack, packet: Any, shown: list[int], keys: list[int]) -> None:
+    pts = packet.pts if track.has_display_times else packet.dts
+    if pts is None:
+        return
+    if packet.is_keyframe:
+        keys.append(pts)
+    elif keys and pts < keys[-1]:
+        track.is_open_gop = True
+    if not packet.is_discard and not _is_hidden(packet, track.codec):
+        shown.append(pts)
+        end = (pts + (packet.duration or 0)) * track.tick_seconds
+        track.end_seconds = max(track.end_seconds, end) if len(shown) > 1 else end
+
+
 def _note_audio(track: AudioTrack, packet: Any) -> None:
-    start = float(packet.pts * packet.time_base)
-    end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+    pts = packet.pts
+    if pts is None or packet.is_discard:  # what an encoder put before the sound
+        return
+    start = pts * track.tick_seconds
+    end = (pts + (packet.duration or 0)) * track.tick_seconds
     track.start_seconds = min(track.start_seconds, start) if track.num_packets else start
     track.end_seconds = max(track.end_seconds, end) if track.num_packets else end
     track.num_packets += 1
@@ -240,8 +248,26 @@ def _close_scan(info: MediaInfo, shown: list[int], keys: list[int]) -> None:
         raise MediaError("truncated", "the container holds no packet of its streams")
 
 
+def _check_times(info: MediaInfo, declared_seconds: float, cfg: MediaConfig) -> None:
+    limits.check_clock(declared_seconds)
+    for track in (info.video, info.audio):
+        if track is not None:
+            limits.check_clock(track.start_seconds, track.end_seconds)
+    if info.video is not None:
+        seconds = float(info.video.pts[-1] - info.video.pts[0]) * info.video.tick_seconds
+        limits.check_rate(len(info.video.pts), seconds, cfg)
+
+
 def _check_whole(info: MediaInfo, declared_seconds: float) -> None:
     """Headers of these kinds state the length: packets that end well before it mean that the rest is gone."""
     end = max(track.end_seconds for track in (info.video, info.audio) if track)
     if declared_seconds - end > max(0.25, 0.03 * declared_seconds):
         raise MediaError("truncated", f"declared {declared_seconds:.2f} s, packets end at {end:.2f} s")
+
+
+if __name__ == "__main__":
+    import sys
+
+    from avrec_ray.media import probe_files
+
+    sys.exit(probe_files.main(sys.argv[1:]))

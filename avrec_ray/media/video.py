@@ -4,16 +4,17 @@ Dimension key: N frames asked for, H = W = the frame size.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
 
 from avrec_ray.errors import MediaError
 from avrec_ray.media.config import MediaConfig
-from avrec_ray.media.probe import MediaInfo, VideoTrack, one_line, open_container
+from avrec_ray.media.container import OpenMedia, one_line, seek
+from avrec_ray.media.probe import MediaInfo, VideoTrack
 
 DECORD_KINDS = {"mp4", "matroska"}
 DECORD_CODECS = {"h264", "hevc", "vp8", "vp9"}
@@ -23,11 +24,14 @@ of flv, and open groups of pictures: asked for frame 3 of an HEVC file with lead
 SEEKABLE_KINDS = {"mp4", "matroska", "flv"}
 """Kinds whose keyframes PyAV finds by time; the others are decoded from the start."""
 
-_IDENTITY = (1, 0, 0, 1)
+Matrix = tuple[int, int, int, int]
+"""Signs of the 2 x 2 part (a, b, c, d) of a display matrix: x' = ax + cy, y' = bx + dy."""
+
+_IDENTITY: Matrix = (1, 0, 0, 1)
 
 
 def read_frames(
-    file: BinaryIO, info: MediaInfo, rows: npt.NDArray[np.int64], cfg: MediaConfig
+    media: OpenMedia, info: MediaInfo, rows: npt.NDArray[np.int64], cfg: MediaConfig
 ) -> tuple[npt.NDArray[np.uint8], str]:
     """The frames `rows` (ascending indices into `info.video.pts`) as RGB uint8 [N, H, W, 3], and who decoded them.
 
@@ -36,29 +40,94 @@ def read_frames(
     """
     assert info.video is not None
     wanted, back = np.unique(rows, return_inverse=True)
-    # A look at the first frame tells a rotation, and that the codec decodes at all.
-    matrix = _display_matrix(file, info, cfg)
     if cfg.decoder != "pyav":
-        is_exact = _is_exact_in_decord(info, matrix)
-        frames = _read_decord(file, info.video, wanted, cfg.frame_size) if is_exact else None
+        frames = _read_decord(media, info.video, wanted, cfg)
         if frames is not None:
             return frames[back], f"decord {_decord_version()}"
         if cfg.decoder == "decord":
             raise MediaError("unsupported", f"decord is not exact on {info.video.codec} in this {info.kind} file")
-    frames = _read_pyav(file, info, info.video.pts[wanted], cfg)
-    return _orient(frames, matrix)[back], f"pyav {av.__version__}"
+    pictures = _Pictures(cfg.frame_size)
+    _read_pyav(media, info.video, info.video.pts[wanted], pictures)
+    return pictures.upright()[back], f"pyav {av.__version__}"
 
 
-def _is_exact_in_decord(info: MediaInfo, matrix: tuple[int, int, int, int]) -> bool:
-    video = info.video
-    return (
-        video is not None
-        and video.is_only
-        and not video.is_open_gop
-        and info.kind in DECORD_KINDS
-        and video.codec in DECORD_CODECS
-        and matrix == _IDENTITY
-    )
+def read_keyframes(
+    media: OpenMedia, track: VideoTrack, key_pts: npt.NDArray[np.int64], cfg: MediaConfig
+) -> tuple[npt.NDArray[np.uint8], str] | None:
+    """The keyframes at the ascending times `key_pts` as RGB uint8 [N, H, W, 3], and who decoded them.
+
+    Nothing but keyframes is decoded. None where a keyframe does not decode by itself: read those files exactly.
+    """
+    wanted, back = np.unique(key_pts, return_inverse=True)
+    pictures = _Pictures(cfg.frame_size)
+    container, stream = media.restart(track.index)
+    packets = container.demux(stream)
+    for pts in map(int, wanted):
+        if media.kind in SEEKABLE_KINDS:
+            if not seek(container, stream, pts):
+                return None
+            packets = container.demux(stream)
+        packet = next((packet for packet in packets if packet.pts == pts and packet.is_keyframe), None)
+        frame = packet and _decoded_alone(stream, packet)
+        if not frame or frame.pts != pts:
+            return None
+        pictures.add(frame)
+    return pictures.upright()[back], f"pyav {av.__version__} keyframes"
+
+
+def _decoded_alone(stream: Any, packet: Any) -> Any:
+    """The frame of a keyframe packet without those around it; None when the decoder needs more."""
+    context = stream.codec_context
+    try:
+        frames = [*packet.decode(), *context.decode(None)]
+    except av.error.FFmpegError:
+        frames = []
+    if context.is_open:
+        context.flush_buffers()
+    return frames[0] if frames else None
+
+
+class _Pictures:
+    """Decoded frames squeezed into squares, and the way that the video says they stand."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._reformatter = VideoReformatter()
+        self._squares: list[npt.NDArray[np.uint8]] = []
+        self._matrix = _IDENTITY
+
+    def add(self, frame: Any) -> None:
+        """Append a frame."""
+        if not self._squares:
+            self._matrix = display_matrix(frame)
+        picture = self._reformatter.reformat(frame, self._size, self._size, "rgb24", interpolation="BILINEAR")
+        self._squares.append(np.asarray(picture.to_ndarray(), np.uint8))
+
+    def clear(self) -> None:
+        """Drop the frames added so far."""
+        self._squares.clear()
+
+    def upright(self) -> npt.NDArray[np.uint8]:
+        """[N, H, W, 3], turned and mirrored as the display matrix says."""
+        return _orient(np.stack(self._squares), self._matrix)
+
+
+def _read_decord(
+    media: OpenMedia, track: VideoTrack, rows: npt.NDArray[np.int64], cfg: MediaConfig
+) -> npt.NDArray[np.uint8] | None:
+    """Frames [N, H, W, 3], or None where decord is not exact."""
+    is_exact = track.is_only and not track.is_open_gop and track.codec in DECORD_CODECS and media.kind in DECORD_KINDS
+    if not is_exact or not _stands_upright(media, track):
+        return None
+    return _decord_frames(media.file, track, rows, cfg.frame_size)
+
+
+def _stands_upright(media: OpenMedia, track: VideoTrack) -> bool:
+    """Whether the first keyframe decodes and is not turned: decord does not report a rotation."""
+    container, stream = media.restart(track.index)
+    key = next((packet for packet in container.demux(stream) if packet.is_keyframe and packet.size), None)
+    frame = key and _decoded_alone(stream, key)
+    return frame is not None and display_matrix(frame) == _IDENTITY
 
 
 def _decord_version() -> str:
@@ -67,7 +136,7 @@ def _decord_version() -> str:
     return str(decord.__version__)
 
 
-def _read_decord(
+def _decord_frames(
     file: BinaryIO, track: VideoTrack, rows: npt.NDArray[np.int64], size: int
 ) -> npt.NDArray[np.uint8] | None:
     """Frames [N, H, W, 3], or None where decord fails or counts other frames than the packets do.
@@ -84,42 +153,37 @@ def _read_decord(
         if len(reader) != len(track.pts):
             return None
         return np.ascontiguousarray(reader.get_batch(rows).asnumpy())
-    except (RuntimeError, IndexError, ValueError):  # DECORDError is a RuntimeError or a ValueError
+    except (decord.DECORDError, RuntimeError, IndexError, ValueError):  # DECORDError is a plain Exception
         return None
 
 
-def _read_pyav(
-    file: BinaryIO, info: MediaInfo, wanted: npt.NDArray[np.int64], cfg: MediaConfig
-) -> npt.NDArray[np.uint8]:
-    """Frames on display at the ascending times `wanted`, [N, H, W, 3], not yet oriented."""
-    assert info.video is not None
-    if info.kind in SEEKABLE_KINDS:
-        with _open_video(file, info, cfg) as (container, stream):
-            frames = _seek_frames(container, stream, info.video, wanted, cfg.frame_size)
-        if frames is not None:
-            return np.stack(frames)
-    with _open_video(file, info, cfg) as (container, stream):
-        cursor = _Cursor(_decoded(container, stream))
-        return np.stack([_resized(_or_first(cursor, int(pts)), cfg.frame_size) for pts in wanted])
+def _read_pyav(media: OpenMedia, track: VideoTrack, wanted: npt.NDArray[np.int64], pictures: _Pictures) -> None:
+    """Add the frames on display at the ascending times `wanted`."""
+    if media.kind in SEEKABLE_KINDS and _add_by_seeking(media, track, wanted, pictures):
+        return
+    pictures.clear()
+    frames = _decoded(*media.restart(track.index))
+    cursor = _Cursor(_timed(frames) if track.has_display_times else _counted(frames, track))
+    for pts in map(int, wanted):
+        pictures.add(_or_first(cursor, pts))
 
 
-def _seek_frames(
-    container: Any, stream: Any, track: VideoTrack, wanted: npt.NDArray[np.int64], size: int
-) -> list[npt.NDArray[np.uint8]] | None:
-    """One decode from the keyframe before each frame; None when a seek does not lead to the very frame asked for."""
+def _add_by_seeking(media: OpenMedia, track: VideoTrack, wanted: npt.NDArray[np.int64], pictures: _Pictures) -> bool:
+    """One decode from the keyframe before each frame; False when a seek does not lead to the very frame asked for."""
+    container, stream = media.restart(track.index)
     cursor: _Cursor | None = None
-    frames = []
     for pts in map(int, wanted):
         earlier = track.key_pts[track.key_pts <= pts]
         key = int(earlier[-1]) if len(earlier) else int(track.pts[0])
         if cursor is None or cursor.position < key:
-            container.seek(key, stream=stream, backward=True)
-            cursor = _Cursor(_decoded(container, stream))
+            if not seek(container, stream, key):
+                return False
+            cursor = _Cursor(_timed(_decoded(container, stream)))
         frame = cursor.show_at(pts)
         if frame is None or frame.pts != pts:
-            return None
-        frames.append(_resized(frame, size))
-    return frames
+            return False
+        pictures.add(frame)
+    return True
 
 
 class _Cursor:
@@ -150,7 +214,7 @@ def _or_first(cursor: _Cursor, pts: int) -> Any:
     """The frame at `pts`; a stream cut open in the middle of a group shows its first decodable frame instead."""
     frame = cursor.show_at(pts) or cursor.ahead
     if frame is None:
-        raise MediaError("corrupt", "no frame of the video stream can be decoded")
+        raise MediaError("corrupt", "no frame of the video stream can be decoded, or none within media.max_pixels")
     return frame
 
 
@@ -165,45 +229,34 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
                 raise MediaError("corrupt", f"the video cannot be decoded: {one_line(error)}") from error
             continue
         for frame in frames:
-            if frame.pts is not None:
-                is_started = True
-                yield frame
+            is_started = True
+            yield frame
 
 
-@contextmanager
-def _open_video(file: BinaryIO, info: MediaInfo, cfg: MediaConfig) -> Iterator[tuple[Any, Any]]:
-    """Container and video stream with the limits set."""
-    assert info.video is not None
-    with open_container(file, info.kind) as container:
-        stream = container.streams[info.video.index]
-        # The bitstream may hold larger pictures than the header that was checked.
-        stream.codec_context.options = {"max_pixels": str(cfg.max_pixels)}
-        stream.codec_context.thread_count = 1
-        yield container, stream
+def _timed(frames: Iterator[Any]) -> Iterator[Any]:
+    return (frame for frame in frames if frame.pts is not None)
 
 
-def _resized(frame: Any, size: int) -> npt.NDArray[np.uint8]:
-    picture = frame.reformat(width=size, height=size, format="rgb24", interpolation="BILINEAR")
-    return np.asarray(picture.to_ndarray(), np.uint8)
+def _counted(frames: Iterator[Any], track: VideoTrack) -> Iterator[Any]:
+    """Frames that are decoded in the order of display, with the times of the track in place of their own."""
+    for frame, pts in zip(frames, map(int, track.pts), strict=False):
+        frame.pts = pts
+        yield frame
 
 
-def _display_matrix(file: BinaryIO, info: MediaInfo, cfg: MediaConfig) -> tuple[int, int, int, int]:
-    """Signs of the 2 x 2 part (a, b, c, d) of the first frame's display matrix: x' = ax + cy, y' = bx + dy."""
-    with _open_video(file, info, cfg) as (container, stream):
-        frame = next(_decoded(container, stream), None)
-        if frame is None:
-            raise MediaError("corrupt", f"no frame of the {stream.codec_context.name} stream can be decoded")
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        if matrix is None:
-            return _IDENTITY
-        values = np.frombuffer(bytes(matrix), np.int32)
+def display_matrix(frame: Any) -> Matrix:
+    """How a decoded frame is to be turned and mirrored, to the nearest quarter turn."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return _IDENTITY
+    values = np.frombuffer(bytes(matrix), np.int32)
     a, b, c, d = (int(values[i]) for i in (0, 1, 3, 4))
     if abs(b) > abs(a):
         return (0, int(np.sign(b)), int(np.sign(c)), 0)
     return (int(np.sign(a)) or 1, 0, 0, int(np.sign(d)) or 1)
 
 
-def _orient(frames: npt.NDArray[np.uint8], matrix: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+def _orient(frames: npt.NDArray[np.uint8], matrix: Matrix) -> npt.NDArray[np.uint8]:
     """Turn and mirror [N, H, W, 3] as the display matrix says; the eight cases of quarter turns and mirrors."""
     a, b, c, d = matrix
     if b:

@@ -12,14 +12,16 @@ import numpy.typing as npt
 WIDTH, HEIGHT, BITS = 128, 96, 8
 SAMPLE_RATE_HZ = 48000
 _TICKS = 12800
+_FRAME_SAMPLES = {"libopus": 960, "libmp3lame": 1152, "mp2": 1152, "ac3": 1536}
 
 
-def barcode(number: int) -> npt.NDArray[np.uint8]:
-    """Picture [H, W, 3] of 8 bars, the lowest bit left; the lower half is grey."""
-    picture = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+def barcode(number: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> npt.NDArray[np.uint8]:
+    """Picture [H, W, 3] of 8 bars, the lowest bit left; the lower half is grey. `size` is (W, H)."""
+    width, height = size
+    picture = np.full((height, width, 3), 128, np.uint8)
+    edges = np.arange(BITS + 1) * width // BITS
     for bit in range(BITS):
-        width = WIDTH // BITS
-        picture[: HEIGHT // 2, bit * width : (bit + 1) * width] = 255 if number >> bit & 1 else 0
+        picture[: height // 2, edges[bit] : edges[bit + 1]] = 255 if number >> bit & 1 else 0
     return picture
 
 
@@ -36,6 +38,32 @@ def tone(seconds: float, hz: float = 440.0) -> npt.NDArray[np.float32]:
     return (0.5 * np.sin(2 * np.pi * hz * times)).astype(np.float32)
 
 
+CLICK_SECONDS = (0.25, 0.6, 0.83, 1.15, 1.42, 1.8, 2.31, 2.6, 3.05, 3.7)
+_CLICK_LENGTH_SECONDS = 0.02
+
+
+def clicks(times: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Click track at `times` in seconds, a function of time alone: a chirp of 20 ms at each of CLICK_SECONDS.
+
+    The distances are all different, and a chirp correlates with itself at one lag only: also a coded sound is placed
+    to a fraction of a sample.
+    """
+    wave = np.zeros(len(times))
+    for start in CLICK_SECONDS:
+        phase = (times - start) / _CLICK_LENGTH_SECONDS
+        inside = (phase >= 0) & (phase < 1)
+        sweep = np.sin(2 * np.pi * (500 * phase + 1250 * phase**2) * _CLICK_LENGTH_SECONDS)
+        wave += np.where(inside, 0.5 * np.sin(np.pi * phase) ** 2 * sweep, 0)
+    return wave.astype(np.float32)
+
+
+def click_track(start_seconds: float, end_seconds: float) -> npt.NDArray[np.float32]:
+    """The clicks between two times, at SAMPLE_RATE_HZ."""
+    return clicks(
+        np.arange(round(start_seconds * SAMPLE_RATE_HZ), round(end_seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    )
+
+
 def write_media(
     path: Path,
     num_frames: int = 50,
@@ -49,32 +77,65 @@ def write_media(
     rotation: int = 0,
     container_options: dict[str, str] | None = None,
     format_name: str | None = None,
+    *,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    pix_fmt: str = "yuv420p",
+    is_mirrored: bool = False,
+    sample_aspect_ratio: Fraction | None = None,
+    layout: str = "mono",
+    has_cover: bool = False,
+    sound_again_seconds: float | None = None,
 ) -> Path:
-    """Encode frames 0, 1, ... at `times` (or at `fps`), with `sound` if given; no video when `num_frames` is 0."""
+    """Encode frames 0, 1, ... at `times` (or at `fps`), with `sound` if given; no video when `num_frames` is 0.
+
+    `sound` is that of every channel of `layout`. A cover is one more stream, of a single picture that is no video.
+    `sound_again_seconds` is when the sound comes a second time, after a hole.
+    """
     with av.open(str(path), "w", format=format_name, container_options=container_options or {}) as container:
         video = None
         if num_frames:
-            video = container.add_stream(codec, rate=round(fps), options=options or {})
-            video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+            video = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options or {})
+            (video.width, video.height), video.pix_fmt = size, pix_fmt
             if times is not None:
                 video.codec_context.time_base = Fraction(1, _TICKS)
-            if rotation:
-                video.set_display_rotation(rotation)
+            if rotation or is_mirrored:
+                video.set_display_rotation(rotation, hflip=is_mirrored)
+            if sample_aspect_ratio is not None:
+                video.codec_context.sample_aspect_ratio = sample_aspect_ratio
         audio = None
         if sound is not None:
-            audio = container.add_stream(audio_codec, rate=SAMPLE_RATE_HZ, layout="mono")
+            audio = container.add_stream(audio_codec, rate=SAMPLE_RATE_HZ, layout=layout)
+        cover = _add_cover(container) if has_cover else None
+        container.start_encoding()
+        if cover is not None:
+            container.mux(_cover_packet(cover))
         for packet in _video_packets(video, num_frames, times):
             container.mux(packet)
-        for packet in _audio_packets(audio, sound, audio_start_seconds):
+        starts = [audio_start_seconds] + ([] if sound_again_seconds is None else [sound_again_seconds])
+        for packet in _audio_packets(audio, sound, starts):
             container.mux(packet)
     return path
+
+
+def _add_cover(container: Any) -> Any:
+    stream = container.add_stream("mjpeg", rate=1)
+    stream.width, stream.height, stream.pix_fmt, stream.disposition = WIDTH, HEIGHT, "yuvj420p", 0x400
+    return stream
+
+
+def _cover_packet(stream: Any) -> Any:
+    """A picture with all bars white, which is no number of a frame."""
+    (packet, *_) = [*stream.encode(av.VideoFrame.from_ndarray(barcode(255), format="rgb24")), *stream.encode(None)]
+    packet.pts = packet.dts = 0
+    return packet
 
 
 def _video_packets(stream: Any, num_frames: int, times: Sequence[float] | None) -> Iterable[Any]:
     if stream is None:
         return
     for number in range(num_frames):
-        frame = av.VideoFrame.from_ndarray(barcode(number), format="rgb24")
+        size = (stream.width, stream.height)
+        frame = av.VideoFrame.from_ndarray(barcode(number, size), format="rgb24")
         if times is None:
             frame.pts = number
             frame.time_base = 1 / stream.codec_context.rate if stream.codec_context.rate else None
@@ -84,17 +145,26 @@ def _video_packets(stream: Any, num_frames: int, times: Sequence[float] | None) 
     yield from stream.encode(None)
 
 
-def _audio_packets(stream: Any, sound: npt.NDArray[np.float32] | None, start_seconds: float) -> Iterable[Any]:
+def _audio_packets(stream: Any, sound: npt.NDArray[np.float32] | None, starts: Iterable[float]) -> Iterable[Any]:
+    """The sound at each of the starts, with holes between."""
     if stream is None or sound is None:
         return
-    step = {"libopus": 960, "libmp3lame": 1152}.get(stream.codec_context.name, 1024)
+    for start_seconds in starts:
+        for frame in _audio_frames(stream, sound, start_seconds):
+            yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+def _audio_frames(stream: Any, sound: npt.NDArray[np.float32], start_seconds: float) -> Iterable[Any]:
+    step = _FRAME_SAMPLES.get(stream.codec_context.name, 1024)
+    layout = stream.codec_context.layout
     for position in range(0, len(sound), step):
-        frame = av.AudioFrame.from_ndarray(sound[None, position : position + step], format="flt", layout="mono")
+        planes = np.tile(sound[position : position + step], (layout.nb_channels, 1))
+        frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=layout.name)
         frame.sample_rate = SAMPLE_RATE_HZ
         frame.pts = position + round(start_seconds * SAMPLE_RATE_HZ)
         frame.time_base = Fraction(1, SAMPLE_RATE_HZ)
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
+        yield frame
 
 
 def write_edit_list(source: Path, target: Path, cut_seconds: float) -> Path:

@@ -5,7 +5,8 @@ import pytest
 
 from avrec_ray.errors import MediaError
 from avrec_ray.media.config import MediaConfig
-from avrec_ray.media.probe import MediaInfo, one_line, probe
+from avrec_ray.media.container import one_line
+from avrec_ray.media.probe import MediaInfo, probe
 from tests.media.render import tone, write_media
 
 
