@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec_ray.media.log_mel import log_mel, mel_filters
+from avrec_ray.media.log_mel import log_mel, whisper_filters
 
 
 @pytest.mark.parametrize("num_mel_bins", [80, 128])
@@ -33,7 +33,7 @@ def test_mel_filters_equal_transformers_at_another_rate() -> None:
     from transformers.audio_utils import mel_filter_bank
 
     theirs = mel_filter_bank(201, 64, 0.0, 12000.0, 24000, norm="slaney", mel_scale="slaney")
-    np.testing.assert_allclose(mel_filters(64, 24000).numpy(), theirs.T, atol=1e-7)
+    np.testing.assert_allclose(whisper_filters(64, 24000).numpy(), theirs.T, atol=1e-7)
 
 
 @settings(max_examples=15, deadline=None)
