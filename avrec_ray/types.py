@@ -29,12 +29,14 @@ MODALITIES = ("video", "audio", "text")
 
 QUARANTINE_REASONS = {
     "missing": "the file does not exist or cannot be read",
-    "forbidden": "the URI has a scheme, or leaves the media root, or is not a regular file",
+    "forbidden": "the URI has a scheme not allowed, leaves the media root, passes a link, or is not a regular file",
+    "unreachable": "a remote file could not be fetched",
+    "changed": "the file changed while it was read",
     "not_media": "the first bytes are not those of a known audio, video or image container",
     "truncated": "the container ends before its declared end, or a frame is cut",
     "corrupt": "the container opens but its streams cannot be decoded",
     "no_streams": "the container has neither a video nor an audio stream",
-    "too_large": "bytes, duration or picture size above the configured limit",
+    "too_large": "bytes, duration, picture size, streams, frame or sample rate above the configured limit",
     "unsupported": "a codec or pixel format that no decoder here reads",
     "timeout": "decoding took longer than the limit",
     "crashed": "the decoder process died",

@@ -1,17 +1,15 @@
 """The decoding process: a decoder that aborts, spins or leaks costs one file, never the run.
 
-A persistent child is handed an open descriptor over a Unix socket and answers with a checked header and raw bytes,
-never pickle. The parent kills it when a file takes too long and starts another. This is the seam for a sandbox: what
-confines the child goes into `_confine`, and any function `(file, cfg) -> Extract` can be named as the decoder.
-
-Wire format of an answer: b"AVR1", u32 length of the JSON, u64 length of the payload, JSON, frames, waveforms.
+A persistent child, confined as media/confine.py says, is handed an open descriptor over a Unix socket and answers with
+a checked header and raw bytes, never pickle (media/answer.py). The parent kills it when a file takes too long, and
+starts another after any error. Any function `(file, cfg, draw) -> Extract` can be named as the decoder.
 """
 
 import contextlib
 import importlib
 import json
 import os
-import resource
+import pkgutil
 import signal
 import socket
 import struct
@@ -20,23 +18,27 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.errors import MediaError, StageError
+from avrec_ray.media import answer, file_report
 from avrec_ray.media.config import MediaConfig
-from avrec_ray.media.extract import Extract, payload_bytes
+from avrec_ray.media.confine import Layers, allow_cpu, confine
+from avrec_ray.media.extract import Extract
+from avrec_ray.media.file_report import FileReport
 
-_HEADER = struct.Struct("<4sIQ")
-_MAGIC = b"AVR1"
-_MAX_JSON_BYTES = 65536
-_START_SECONDS = 120.0
-_FILES_PER_CHILD = 500
-"""Children are replaced after this many files, which bounds what a decoder leaks."""
+T = TypeVar("T")
+Decoder = Callable[[BinaryIO, MediaConfig, int | None], Extract]
 
 DEFAULT_DECODER = "avrec_ray.media.extract:extract"
+
+_REQUEST = struct.Struct("<c?Q")
+"""What is asked, whether there is a draw, the draw. A descriptor goes with it."""
+_DECODE, _REPORT = b"D", b"R"
+_START_SECONDS = 120.0
 
 
 class DecodeProcess:
@@ -49,6 +51,7 @@ class DecodeProcess:
         self._cfg, self._decoder = cfg, decoder
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._layers: Layers | None = None
         self._num_files = 0
 
     def __enter__(self) -> "DecodeProcess":
@@ -62,24 +65,40 @@ class DecodeProcess:
         """Process id of the child; None while there is none."""
         return self._process.pid if self._process else None
 
-    def extract(self, file: BinaryIO) -> Extract:
-        """Decode an open file.
+    @property
+    def layers(self) -> Layers:
+        """The layers of the sandbox, as the child told at its start; starts one if there is none.
+
+        Raises:
+            StageError: the child cannot be started, or a layer of `media.required_layers` is missing.
+        """
+        self._ensure_child()
+        assert self._layers is not None
+        return self._layers
+
+    @property
+    def sandbox(self) -> str:
+        """The layers that the last child had, as text; "" while there has been none."""
+        return "" if self._layers is None else str(self._layers)
+
+    def extract(self, file: BinaryIO, draw: int | None = None) -> Extract:
+        """Decode an open file: the clips that cover it, or the one random clip of a `draw` (0 to 2**64 - 1).
 
         Raises:
             MediaError: what the decoder found, or timeout, or crashed.
-            StageError: the child cannot be started at all.
+            StageError: the child cannot be started, or a layer of `media.required_layers` is missing.
         """
-        if self._process is None or self._num_files >= _FILES_PER_CHILD:
-            self.close()
-            self._start()
-        self._num_files += 1
-        try:
-            return self._ask(file)
-        except TimeoutError as error:
-            self.close()
-            raise MediaError("timeout", f"over media.timeout_seconds={self._cfg.timeout_seconds:g}") from error
-        except (OSError, EOFError, ValueError) as error:
-            raise MediaError("crashed", f"{self._end_of_child()}; {error}") from error
+
+        def receive(deadline: float) -> Extract:
+            head, num_bytes = self._receive_head(deadline)
+            claim = answer.read_claim(head, num_bytes, self._cfg)
+            return answer.read_payload(self._receive(num_bytes, deadline), claim, self._cfg)
+
+        return self._ask(_DECODE, file, draw, receive)
+
+    def report(self, file: BinaryIO) -> FileReport:
+        """What a probe finds in an open file, without decoding. Raises as `extract` does."""
+        return self._ask(_REPORT, file, None, lambda deadline: file_report.read_report(self._receive_head(deadline)[0]))
 
     def close(self) -> None:
         """Kill the child and whatever it started."""
@@ -90,6 +109,33 @@ class DecodeProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._socket, self._process, self._num_files = None, None, 0
+
+    def _ensure_child(self) -> None:
+        """A child that waits for a file. One that ended between two files has nothing to do with the next one."""
+        if self._process is not None and self._process.poll() is None and self._num_files < self._cfg.files_per_child:
+            return
+        self.close()
+        self._start()
+
+    def _ask(self, what: bytes, file: BinaryIO, draw: int | None, receive: Callable[[float], T]) -> T:
+        self._ensure_child()
+        assert self._socket is not None
+        self._num_files += 1
+        deadline = time.monotonic() + self._cfg.timeout_seconds
+        try:
+            self._socket.settimeout(self._cfg.timeout_seconds)
+            file.seek(0)  # the descriptor's position is shared with whoever read it before
+            request = _REQUEST.pack(what, draw is not None, draw or 0)
+            socket.send_fds(self._socket, [request], [file.fileno()])
+            return receive(deadline)
+        except MediaError:
+            self.close()  # what a bad file left behind in the decoder must not meet the next one
+            raise
+        except TimeoutError as error:
+            self.close()
+            raise MediaError("timeout", f"over media.timeout_seconds={self._cfg.timeout_seconds:g}") from error
+        except (OSError, EOFError, *answer.NOT_AN_ANSWER) as error:
+            raise self._end_of_child(error) from error
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -107,33 +153,20 @@ class DecodeProcess:
             )
         self._socket = ours
         try:
-            self._receive(len(_MAGIC), time.monotonic() + _START_SECONDS)
-        except (OSError, EOFError) as error:
+            head, _ = self._receive_head(time.monotonic() + _START_SECONDS)
+            self._layers = from_dict(Layers, head["layers"])
+        except (OSError, EOFError, MediaError, *answer.NOT_AN_ANSWER) as error:
             raise StageError(
-                f"the decoding process does not start: {self._end_of_child()}; "
+                f"the decoding process does not start: {self._end_of_child(error).detail}; "
                 f"try: {sys.executable} -c 'import avrec_ray.media.child, av, PIL'"
             ) from error
+        if lacking := [name for name in self._cfg.required_layers if name not in self._layers.active]:
+            self.close()
+            raise StageError(f"media.required_layers asks for {lacking}, the sandbox has: {self._layers}")
 
-    def _ask(self, file: BinaryIO) -> Extract:
-        assert self._socket is not None
-        deadline = time.monotonic() + self._cfg.timeout_seconds
-        self._socket.settimeout(self._cfg.timeout_seconds)
-        file.seek(0)  # the descriptor's position is shared with whoever read it before
-        socket.send_fds(self._socket, [b"D"], [file.fileno()])
-        magic, json_bytes, num_bytes = _HEADER.unpack(self._receive(_HEADER.size, deadline))
-        if magic != _MAGIC or json_bytes > _MAX_JSON_BYTES:
-            raise ValueError("its answer has a wrong header")
-        answer = json.loads(bytes(self._receive(json_bytes, deadline)))
-        if "reason" in answer:
-            raise MediaError(str(answer["reason"]), str(answer["detail"]))
-        frames, waveforms = bool(answer["frames"]), bool(answer["waveforms"])
-        spans = [(float(start), float(end)) for start, end in answer["spans"]]
-        if not 1 <= len(spans) <= self._cfg.max_clips or len(answer["has_audio"]) != len(spans):
-            raise ValueError(f"its answer has {len(spans)} clips")
-        if num_bytes != payload_bytes(len(spans), frames, waveforms, self._cfg):
-            raise ValueError(f"its answer has a payload of {num_bytes} bytes")
-        payload = self._receive(num_bytes, deadline)
-        return _unpack(payload, spans, frames, waveforms, answer, self._cfg)
+    def _receive_head(self, deadline: float) -> tuple[dict[str, Any], int]:
+        json_bytes, num_bytes = answer.read_head(self._receive(answer.HEADER.size, deadline))
+        return answer.read_json(self._receive(json_bytes, deadline)), num_bytes
 
     def _receive(self, size: int, deadline: float) -> bytearray:
         assert self._socket is not None
@@ -147,17 +180,20 @@ class DecodeProcess:
             position += count
         return data
 
-    def _end_of_child(self) -> str:
-        """How the child ended, for a detail; closes it."""
+    def _end_of_child(self, error: BaseException) -> MediaError:
+        """How the child ended, told as an error; closes it."""
         assert self._process is not None
         try:
             code: int | None = self._process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
             code = None
         self.close()
-        if code is None:
-            return "the decoding process broke off"
-        return f"the decoding process died with {signal.Signals(-code).name if code < 0 else f'status {code}'}"
+        if code == -signal.SIGXCPU:
+            return MediaError("timeout", f"over media.cpu_seconds={self._cfg.cpu_seconds:g}")
+        end = "broke off"
+        if code is not None:
+            end = f"died with {signal.Signals(-code).name if code < 0 else f'status {code}'}"
+        return MediaError("crashed", f"the decoding process {end}; {answer.plain(error, 200)}")
 
 
 def _child_environment() -> dict[str, str]:
@@ -167,71 +203,70 @@ def _child_environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
 
 
-def _unpack(
-    payload: bytearray,
-    spans: list[tuple[float, float]],
-    has_frames: bool,
-    has_waveforms: bool,
-    answer: dict[str, Any],
-    cfg: MediaConfig,
-) -> Extract:
-    split = payload_bytes(len(spans), has_frames, False, cfg)
-    view = memoryview(payload)
-    frames = np.frombuffer(view[:split], np.uint8).reshape(len(spans), *cfg.frames_shape) if has_frames else None
-    waveforms = np.frombuffer(view[split:], np.float32).reshape(len(spans), -1) if has_waveforms else None
-    return Extract(spans, frames, waveforms, [bool(flag) for flag in answer["has_audio"]], str(answer["decoder"]))
-
-
-def _answer(connection: socket.socket, header: dict[str, Any], arrays: list[Any]) -> None:
-    text = json.dumps(header).encode()
+def _send(connection: socket.socket, head: dict[str, Any], arrays: list[Any]) -> None:
+    text = json.dumps(head).encode()
     payload = [np.ascontiguousarray(array) for array in arrays if array is not None]
-    connection.sendall(_HEADER.pack(_MAGIC, len(text), sum(array.nbytes for array in payload)) + text)
+    num_bytes = sum(array.nbytes for array in payload)
+    connection.sendall(answer.HEADER.pack(answer.MAGIC, len(text), num_bytes) + text)
     for array in payload:
         connection.sendall(array.reshape(-1).view(np.uint8).data)
 
 
-def _confine(cfg: MediaConfig) -> None:
-    """Limits of the child: memory, no core dump."""
-    resource.setrlimit(resource.RLIMIT_AS, (cfg.max_memory_bytes, cfg.max_memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _serve(connection: socket.socket, decode: Callable[[BinaryIO, MediaConfig], Extract], cfg: MediaConfig) -> None:
+def _serve(connection: socket.socket, decode: Decoder, cfg: MediaConfig) -> None:
     """Answer requests until the parent closes its end."""
     # The kernel ends a child that spins after its parent died: no Python code has to run for the default action.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+        message, descriptors, _, _ = socket.recv_fds(connection, _REQUEST.size, 1)
         if not message:
             return
+        what, has_draw, draw = _REQUEST.unpack(message)
         signal.alarm(int(cfg.timeout_seconds) + 10)
+        allow_cpu(cfg)
         with os.fdopen(descriptors[0], "rb", buffering=0) as file:
             try:
-                found = decode(file, cfg)
+                if what == _REPORT:
+                    head, arrays = file_report.describe(file_report.report(file, cfg)), []
+                else:
+                    found = decode(file, cfg, draw if has_draw else None)
+                    answer.check_sound(found)
+                    head, arrays = answer.describe(found), [found.frames, found.waveforms]
             except MediaError as error:
-                _answer(connection, {"reason": error.reason, "detail": error.detail[:2000]}, [])
-            else:
-                _answer(connection, _describe(found), [found.frames, found.waveforms])
+                head, arrays = {"reason": error.reason, "detail": error.detail[:2000]}, []
+            except Exception as error:  # a defect of the decoder, whose traceback nobody would see
+                head, arrays = {"reason": "crashed", "detail": f"{type(error).__name__}: {error}"[:2000]}, []
+            _send(connection, head, arrays)
         signal.alarm(0)
 
 
-def _describe(found: Extract) -> dict[str, Any]:
-    return {
-        "spans": found.spans,
-        "frames": found.frames is not None,
-        "waveforms": found.waveforms is not None,
-        "has_audio": found.has_audio,
-        "decoder": found.decoder,
-    }
+_IMPORTED_LATE = (
+    *(f"numpy.{name}" for name in ("fft", "linalg", "ma", "polynomial", "random")),
+    *(f"encodings.{name}" for name in ("ascii", "cp1252", "latin_1", "utf_16", "utf_16_be", "utf_16_le", "utf_32")),
+    "PIL.Image",
+)
+"""Parts of libraries that these import at the first use."""
+
+
+def _import_all(cfg: MediaConfig, decoder: str) -> Decoder:
+    """The decoder; and whatever decoding may come to import, for which there is no file system any more later on."""
+    import av
+
+    for part in pkgutil.walk_packages(av.__path__, "av."):
+        if not part.name.endswith("__main__"):
+            importlib.import_module(part.name)
+    for name in (*_IMPORTED_LATE, *(["decord"] if cfg.decoder != "pyav" else [])):
+        importlib.import_module(name)
+    sys.modules["PIL.Image"].init()
+    module, _, function = decoder.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def _main(descriptor: int, decoder: str, config: str) -> None:
     cfg = from_dict(MediaConfig, json.loads(config))
-    module, _, function = decoder.partition(":")
-    decode = getattr(importlib.import_module(module), function)
-    _confine(cfg)
+    decode = _import_all(cfg, decoder)
+    layers = confine(cfg)
     with socket.socket(fileno=descriptor) as connection:
-        connection.sendall(_MAGIC)
+        _send(connection, {"layers": to_dict(layers)}, [])
         _serve(connection, decode, cfg)
 
 

@@ -1,6 +1,6 @@
-"""An item's media to its clips: gate, decode in the child, log-mel here."""
+"""An item's media to its clips: gate or fetch, decode in the child, log-mel here."""
 
-import hashlib
+import time
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -10,10 +10,16 @@ import torch
 from avrec_ray.errors import MediaError
 from avrec_ray.media.child import DEFAULT_DECODER, DecodeProcess
 from avrec_ray.media.config import MediaConfig
+from avrec_ray.media.confine import Layers
 from avrec_ray.media.extract import Extract
+from avrec_ray.media.fetch import fetch_media, scheme_of
+from avrec_ray.media.file_report import FileReport
+from avrec_ray.media.front_ends import features
 from avrec_ray.media.gate import kind_of, open_media
-from avrec_ray.media.log_mel import log_mel
+from avrec_ray.media.unchanged import check_times, check_unchanged, snapshot
 from avrec_ray.types import Clip
+
+_LEAST_RETRY_SECONDS = 0.1
 
 
 class ItemDecoder:
@@ -22,8 +28,7 @@ class ItemDecoder:
     def __init__(self, cfg: MediaConfig, decoder: str = DEFAULT_DECODER) -> None:
         self.cfg = cfg
         self._process = DecodeProcess(cfg, decoder)
-        self._retry_cfg = replace(cfg, decoder="pyav")
-        self._retry_decoder = decoder
+        self._decoder = decoder
 
     def __enter__(self) -> "ItemDecoder":
         return self
@@ -35,35 +40,65 @@ class ItemDecoder:
         """End the child process."""
         self._process.close()
 
-    def decode(self, item_id: str, path: str) -> list[Clip]:
-        """Clips of the file at `path`, an absolute local path: at least one, at most `cfg.max_clips`.
+    @property
+    def layers(self) -> Layers:
+        """The layers of the sandbox that the child has. Raises StageError when it cannot be started."""
+        return self._process.layers
+
+    @property
+    def sandbox(self) -> str:
+        """The layers as text; "" while no file has needed a child."""
+        return self._process.sandbox
+
+    def decode(self, item_id: str, path: str, draw: int | None = None) -> list[Clip]:
+        """Clips of the file at `path`: an absolute local path, or a URL where `cfg.remote_schemes` has its scheme.
+
+        At least one clip, at most `cfg.max_clips`; with a `draw` (0 to 2**64 - 1) one random clip.
 
         Raises:
             MediaError: the reason to set the item aside for, a key of types.QUARANTINE_REASONS.
         """
-        with open_media(path, self.cfg) as file:
+        with open_item(path, self.cfg) as file:
             kind_of(file)  # text under a media name does not get as far as a decoder
-            extract = self._extract(file)
-            digest = _sha256(file)
+            before = snapshot(file)
+            try:
+                extract = self._extract(file, draw)
+            except MediaError:
+                check_times(file, before)  # half a file that is still being written is not a broken one
+                raise
+            digest = check_unchanged(file, before)
         return _to_clips(item_id, extract, digest, self.cfg)
 
-    def _extract(self, file: BinaryIO) -> Extract:
-        """decord 0.6 aborts on some damaged mp4 that PyAV reads: after a crash, once more without decord."""
+    def report(self, path: str) -> FileReport:
+        """What a probe finds in the file, without decoding. Raises as `decode` does."""
+        with open_item(path, self.cfg) as file:
+            kind_of(file)
+            return self._process.report(file)
+
+    def _extract(self, file: BinaryIO, draw: int | None) -> Extract:
+        """decord 0.6 aborts on some damaged mp4 that PyAV reads: after a crash, once more without decord.
+
+        Both tries together have `cfg.timeout_seconds`.
+        """
+        began = time.monotonic()
         try:
-            return self._process.extract(file)
+            return self._process.extract(file, draw)
         except MediaError as error:
-            if error.reason != "crashed" or self.cfg.decoder != "auto":
+            left = self.cfg.timeout_seconds - (time.monotonic() - began)
+            if error.reason != "crashed" or self.cfg.decoder != "auto" or left < _LEAST_RETRY_SECONDS:
                 raise
-        with DecodeProcess(self._retry_cfg, self._retry_decoder) as process:
-            return process.extract(file)
+        cfg = replace(self.cfg, decoder="pyav", timeout_seconds=left)
+        with DecodeProcess(cfg, self._decoder) as process:
+            return process.extract(file, draw)
 
 
-def _sha256(file: BinaryIO) -> str:
-    file.seek(0)
-    digest = hashlib.sha256()
-    while chunk := file.read(2**20):
-        digest.update(chunk)
-    return digest.hexdigest()
+def open_item(uri: str, cfg: MediaConfig) -> BinaryIO:
+    """The media of an item as an open local file: fetched where the URI has a scheme of `cfg.remote_schemes`.
+
+    Raises:
+        MediaError: as `gate.open_media` and `fetch.fetch_media`.
+    """
+    return fetch_media(uri, cfg) if scheme_of(uri) in cfg.remote_schemes else open_media(uri, cfg)
 
 
 def decode_item(item_id: str, path: str, cfg: MediaConfig) -> list[Clip]:
@@ -97,7 +132,7 @@ def _to_clips(item_id: str, extract: Extract, digest: str, cfg: MediaConfig) -> 
     frames = extract.frames if extract.frames is not None else np.zeros((count, *cfg.frames_shape), np.uint8)
     mels = np.zeros((count, *cfg.log_mel_shape), np.float32)
     if extract.waveforms is not None:
-        computed = log_mel(torch.from_numpy(extract.waveforms), cfg.num_mel_bins, cfg.sample_rate_hz).numpy()
+        computed = features(torch.from_numpy(extract.waveforms), cfg).numpy()
         mels[extract.has_audio] = computed[extract.has_audio]
     return [
         Clip(

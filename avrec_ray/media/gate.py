@@ -98,35 +98,78 @@ def _mpeg_audio(head: bytes) -> str | None:
 def open_media(uri: str, cfg: MediaConfig) -> BinaryIO:
     """Open a manifest's `media_uri`: a regular local file under the roots, of a size within the limit.
 
+    The path is walked from its root by descriptors, so that nobody can slip in a link between check and use, and no
+    FIFO or device is opened even for a moment.
+
     Raises:
-        MediaError: forbidden, missing, not_media (empty) or too_large. Never blocks on a FIFO.
+        MediaError: forbidden, missing, not_media (empty) or too_large.
     """
-    path = _resolve(uri, cfg)
+    root, parts = _split(uri, cfg)
+    found = _walk(root, parts, uri)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        _check_file(os.fstat(found), uri, cfg)
+        # Opens the very file that was checked: the link leads to it, whatever its name leads to by now.
+        descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise MediaError("missing", f"{uri!r} cannot be opened: {error.strerror}") from error
-    try:
-        _check_file(os.fstat(descriptor), uri, cfg)
-    except MediaError:
-        os.close(descriptor)
-        raise
+    finally:
+        os.close(found)
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
-def _resolve(uri: str, cfg: MediaConfig) -> str:
+def _split(uri: str, cfg: MediaConfig) -> tuple[str, list[str]]:
+    """The folder that is trusted, and the parts of the path below it that are not."""
     if match := re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", uri):
         raise MediaError("forbidden", f"{uri!r} has the scheme {match[0]!r}; expected an absolute local path")
-    if not uri.startswith("/") or "\0" in uri:
+    if not uri.startswith("/") or "\0" in uri or not _is_encodable(uri):
         raise MediaError("forbidden", f"{uri!r} is not an absolute local path")
+    if cfg.follow_symlinks:
+        try:
+            path = os.path.realpath(uri, strict=True)
+        except OSError as error:
+            raise MediaError("missing", f"{uri!r}: {error.strerror}") from error
+    else:
+        path = uri
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise MediaError("forbidden", f"{uri!r} climbs with '..', media.media_roots={cfg.media_roots}")
+    if not cfg.media_roots:
+        return "/" + "/".join(parts[:-1]), parts[-1:]
+    for root in cfg.media_roots:
+        for spelling in (os.path.normpath(root), os.path.realpath(root)):
+            above = [part for part in spelling.split("/") if part]
+            if parts[: len(above)] == above and len(parts) > len(above):
+                return os.path.realpath(root), parts[len(above) :]
+    raise MediaError("forbidden", f"{uri!r} leads to {path!r}, outside media.media_roots={cfg.media_roots}")
+
+
+def _is_encodable(uri: str) -> bool:
     try:
-        path = os.path.realpath(uri, strict=True)
+        os.fsencode(uri)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _walk(root: str, parts: list[str], uri: str) -> int:
+    """Descriptor that names, but has not opened, the file at the end of `parts` below `root`; no link is followed."""
+    flags = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        folder = os.open(root, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY)
     except OSError as error:
         raise MediaError("missing", f"{uri!r}: {error.strerror}") from error
-    roots = [os.path.realpath(root) for root in cfg.media_roots]
-    if roots and not any(os.path.commonpath([root, path]) == root for root in roots):
-        raise MediaError("forbidden", f"{uri!r} leads to {path!r}, outside media.media_roots={cfg.media_roots}")
-    return path
+    for part in parts:
+        try:
+            entry = os.open(part, flags, dir_fd=folder)
+        except OSError as error:
+            raise MediaError("missing", f"{uri!r}: {error.strerror}") from error
+        finally:
+            os.close(folder)
+        if stat.S_ISLNK(os.fstat(entry).st_mode):
+            os.close(entry)
+            raise MediaError("forbidden", f"{uri!r} passes the symbolic link {part!r}, media.follow_symlinks=false")
+        folder = entry
+    return folder
 
 
 def _check_file(status: os.stat_result, uri: str, cfg: MediaConfig) -> None:

@@ -11,6 +11,7 @@ from avrec_ray.errors import MediaError
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.media.decode import ItemDecoder, decode_item, text_only_clip
 from avrec_ray.types import QUARANTINE_REASONS
+from tests.media.cases import rendered
 from tests.media.render import read_barcode, tone, write_media
 
 CFG = MediaConfig(num_frames=4, clip_seconds=1.0)
@@ -19,6 +20,12 @@ CFG = MediaConfig(num_frames=4, clip_seconds=1.0)
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[ItemDecoder]:
     with ItemDecoder(CFG) as decoder:
+        yield decoder
+
+
+@pytest.fixture(scope="module")
+def pyav_decoder() -> Iterator[ItemDecoder]:
+    with ItemDecoder(MediaConfig(num_frames=2, clip_seconds=1.0, decoder="pyav")) as decoder:
         yield decoder
 
 
@@ -89,3 +96,25 @@ def test_decode_damaged_film_is_decoded_or_set_aside_with_a_known_reason(
         reason = error.reason
     assert reason in QUARANTINE_REASONS or 1 <= len(clips) <= CFG.max_clips
     assert all(np.isfinite(clip.log_mel).all() for clip in clips)
+
+
+DAMAGED = ["h264.flv", "h264.ts", "h264.mkv", "h264.avi", "fragmented.mp4", "mpeg2.mpg", "sound.aac", "sound.ogg"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(file=st.sampled_from(DAMAGED), seed=st.integers(0, 2**32), count=st.integers(1, 30))
+def test_decode_damaged_media_of_any_container_does_not_end_the_child(
+    pyav_decoder: ItemDecoder, tmp_path: Path, file: str, seed: int, count: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    content = bytearray(rendered(file).read_bytes())
+    for place, value in zip(rng.integers(0, len(content), count), rng.integers(0, 256, count), strict=True):
+        content[place] = value
+    path = tmp_path / file
+    path.write_bytes(content)
+    reason = ""
+    try:
+        assert pyav_decoder.decode("damaged", str(path))
+    except MediaError as error:
+        reason = error.reason
+    assert reason in {"", *QUARANTINE_REASONS} - {"crashed"}
