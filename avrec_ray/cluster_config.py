@@ -18,6 +18,9 @@ class ClusterConfig:
     num_workers: int = 2
     """Training workers."""
     num_decode_actors: int = 2
+    """Actors that decode media, a CPU each."""
+    decode_resource: str = ""
+    """Custom resource of the nodes that decode, such as "decode" of cluster.yaml; empty: any node."""
     use_gpu: bool = False
     max_failures: int = 2
     """Restarts of a training run after a lost worker."""

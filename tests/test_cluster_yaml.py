@@ -48,3 +48,9 @@ def test_cluster_yaml_keeps_the_dashboard_on_loopback_and_the_token_on(cluster: 
     (start,) = [c for c in cluster["head_start_ray_commands"] if "ray start" in c]
     assert "--dashboard-host=127.0.0.1" in start
     assert "RAY_AUTH_MODE=token" in start
+
+
+def test_cluster_yaml_offers_the_decode_resource_of_the_config_on_decode_nodes_alone(cluster: dict[str, Any]) -> None:
+    resource = yaml.safe_load((ROOT / "conf" / "cluster" / "gpu.yaml").read_text())["decode_resource"]
+    offers = [name for name, kind in cluster["available_node_types"].items() if resource in kind["resources"]]
+    assert offers == ["decode"]

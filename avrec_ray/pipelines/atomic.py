@@ -20,3 +20,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+
+    def write(staged: Path) -> None:
+        staged.write_text(text)
+
+    write_atomically(path, write)

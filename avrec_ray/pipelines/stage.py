@@ -198,6 +198,11 @@ def read_record(storage: Storage, name: str) -> StageRecord | None:
     return StageRecord(**json.loads(path.read_text())) if path.is_file() else None
 
 
+def forget_record(storage: Storage, name: str) -> None:
+    """Take back that a stage is done, before its outputs are touched outside of `StageRun.publish`."""
+    record_path(storage, name).unlink(missing_ok=True)
+
+
 def require_record(storage: Storage, name: str) -> StageRecord:
     """As `read_record`; StageError names the job to run when there is none."""
     record = read_record(storage, name)

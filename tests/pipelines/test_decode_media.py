@@ -1,3 +1,4 @@
+import fcntl
 import os
 from pathlib import Path
 
@@ -5,14 +6,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from avrec_ray.cluster_config import TrackingConfig
+from avrec_ray.config import JobConfig
+from avrec_ray.datasets.config import DataConfig
 from avrec_ray.errors import StageError, TableError
 from avrec_ray.media.clips import read_clips
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.media.manifest import items_from_folder
 from avrec_ray.pipelines import decode_media
 from avrec_ray.pipelines.decode_media import decode_manifest
+from avrec_ray.pipelines.full_loop import open_loop
 from avrec_ray.types import QUARANTINE, check_items, check_table
 from tests.media.render import barcode, read_barcode, tone, write_media
 
@@ -81,7 +87,10 @@ def test_run_every_item_is_in_exactly_one_table(uris: dict[str, str | None], tmp
     assert (counts["items"], counts["usable"], counts["clips"], counts["quarantined"]) == (12, 4, 5, 8)
     assert counts["quarantined_forbidden"] == 3
     assert "4 of 12 items usable, 5 clips; set aside: forbidden 3" in lines[-1]
-    assert not list(tmp_path.glob("*.staging"))
+    assert lines[-8].split() == ["set", "aside", "items", "for", "example"]
+    assert lines[-7].split()[:2] == ["forbidden", "3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "clips.lock", "items.parquet", "quarantine"]
+    assert sum(line.startswith("sandbox: rlimits, no_new_privs, ") for line in lines) == 1
     check_readable_by_ray(tmp_path / "clips")
     check_second_run_without_usable_item_keeps_the_tables(uris, tmp_path)
 
@@ -135,44 +144,12 @@ def test_run_file_that_is_no_table_or_empty_says_so(tmp_path: Path) -> None:
         decode_manifest(str(tmp_path / "none.parquet"), str(tmp_path / "c"), str(tmp_path / "q"), CFG, 1, print)
 
 
-def staged(tmp_path: Path, clips: list[tuple[str, int]], aside: list[str]) -> Path:
-    for name in ("clips", "quarantine"):
-        (tmp_path / name).mkdir()
-    items, numbers = [item for item, _ in clips], [idx for _, idx in clips]
-    pq.write_table(pa.table({"item_id": items, "clip_idx": numbers}), tmp_path / "clips" / "p.parquet")
-    pq.write_table(pa.table({"item_id": aside, "reason": ["x"] * len(aside)}), tmp_path / "quarantine" / "p.parquet")
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("clips", "aside", "message"),
-    [
-        ([("a", 0)], [], "item 'b' came out 0 times"),
-        ([("a", 0), ("b", 0)], ["b"], "item 'b' came out 2 times"),
-        ([("a", 0), ("b", 0), ("c", 0)], [], "item 'c' came out 1 times"),
-        ([("a", 0), ("b", 1)], [], "item 'b' came out 0 times"),
-        ([("a", 0), ("b", 0), ("b", 1), ("b", 1)], [], "not numbered"),
-    ],
-)
-def test_check_complete_lost_or_doubled_item_is_named(
-    tmp_path: Path, clips: list[tuple[str, int]], aside: list[str], message: str
-) -> None:
-    manifest = pa.table({"item_id": ["a", "b"]})
-    with pytest.raises(StageError, match=message):
-        decode_media._check_complete(staged(tmp_path, clips, aside), manifest)
-
-
-def test_publish_that_fails_half_way_puts_back_the_old_tables(tmp_path: Path) -> None:
-    (tmp_path / "new").mkdir()
-    staging = staged(tmp_path / "new", [("a", 0)], ["b"])
-    old = tmp_path / "clips"
-    old.mkdir()
-    (old / "old.parquet").write_text("old")
-    (tmp_path / "blocked").write_text("a file where a folder is needed")
-    with pytest.raises(OSError, match="blocked"):
-        decode_media._publish(staging, old, tmp_path / "blocked" / "quarantine")
-    assert [path.name for path in old.iterdir()] == ["old.parquet"]
-    assert (staging / "clips" / "p.parquet").exists()
+def test_run_beside_another_one_of_the_same_tables_is_refused(tmp_path: Path) -> None:
+    items = write_items(tmp_path / "items.parquet", {"a": None})
+    with (tmp_path / "clips.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StageError, match="another run decodes into .*clips; wait until it has ended"):
+            decode_manifest(items, str(tmp_path / "clips"), str(tmp_path / "q"), CFG, 1, print)
 
 
 @pytest.mark.ray
@@ -188,3 +165,37 @@ def test_run_real_broken_files_are_each_accounted_for(shared_data: Path, tmp_pat
     assert float(counts["usable"]) >= 14
     assert "quarantined_crashed" not in counts
     assert "quarantined_timeout" not in counts
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_run_worker_that_cannot_decode_ends_the_run_in_plain_words(tmp_path: Path) -> None:
+    items = write_items(tmp_path / "items.parquet", {"a": str(write_media(tmp_path / "a.mp4", 5)), "b": None})
+    with pytest.raises(StageError, match="the decoding process does not start"):
+        decode_manifest(items, str(tmp_path / "c"), str(tmp_path / "q"), CFG, 2, print, decoder="no.such:decoder")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_stage_logs_over_time_and_a_second_run_has_nothing_to_do(tmp_path: Path) -> None:
+    film = write_media(tmp_path / "film.mp4", 25)
+    items = write_items(tmp_path / "items.parquet", {"a": str(film), "b": None, "c": "/nowhere.mp4"})
+    job = JobConfig(
+        storage_path=str(tmp_path / "storage"),
+        data=DataConfig(items=items),
+        media=CFG,
+        tracking=TrackingConfig(system_metrics_seconds=0),
+    )
+    lines: list[str] = []
+    for _ in range(2):
+        with open_loop(job, "decode_media") as loop:
+            loop.echo = lines.append
+            record = decode_media.run(loop, job)
+            uri = loop.tracking_uri
+    assert lines[-1] == "[1/1] decode_media: already done with these inputs, skipped"
+    client = MlflowClient(uri)
+    assert client.get_metric_history(record.run_id, "decode/items_done")[-1].value == 3
+    assert client.get_run(record.run_id).data.metrics["decode/items_set_aside"] == 1
+    assert client.get_run(record.run_id).data.metrics["quarantined_missing"] == 1
+    assert not list((tmp_path / "storage").glob("*.parts"))
