@@ -17,7 +17,7 @@ from avrec_ray.evaluation.gate import GateConfig
 from avrec_ray.evaluation.split import SplitConfig
 from avrec_ray.evaluation.tuning import BaselinesConfig
 from avrec_ray.feedback.config import FeedbackConfig
-from avrec_ray.media.config import HOP_SAMPLES, MediaConfig
+from avrec_ray.media.config import MediaConfig
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.retrieval.config import IndexConfig, MatcherConfig
@@ -119,6 +119,10 @@ class JobConfig:
     """jobs.promote: back to the champion before."""
     force: bool = False
     """jobs.promote: although the gate refused it."""
+    estimate: bool = False
+    """jobs.decode_media --estimate: say what decoding would take, and decode no more than a sample."""
+    estimate_items: int = 32
+    """Items of that sample."""
     once: bool = False
     """jobs.demo: ask one request, print the answer and end."""
 
@@ -151,7 +155,7 @@ def towers_for(towers: TowersConfig, media: MediaConfig) -> TowersConfig:
         num_frames=media.num_frames,
         frame_size=media.frame_size,
         num_mel_bins=media.num_mel_bins,
-        num_mel_frames=media.num_samples // HOP_SAMPLES,
+        num_mel_frames=media.log_mel_shape[1],
         max_clips=media.max_clips,
     )
 

@@ -5,12 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 
 from avrec_ray import config
 from avrec_ray.config import JobConfig
 from avrec_ray.errors import ConfigError
+from avrec_ray.towers.encoders import AudioEncoder
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -75,6 +77,20 @@ def test_every_job_has_a_yaml_and_every_yaml_a_job() -> None:
 def test_towers_take_their_input_shapes_from_media() -> None:
     job = typed("full_loop", "media.clip_seconds=2.0", "media.num_frames=4", "media.max_clips=3")
     assert (job.towers.num_mel_frames, job.towers.num_frames, job.towers.max_clips) == (200, 4, 3)
+
+
+@pytest.mark.parametrize(("media", "shape"), [("clips", (80, 400)), ("ast", (128, 398)), ("clap", (64, 401))])
+def test_towers_take_the_log_mel_of_each_front_end(media: str, shape: tuple[int, int]) -> None:
+    job = typed("full_loop", f"media={media}")
+    assert (job.towers.num_mel_bins, job.towers.num_mel_frames) == job.media.log_mel_shape == shape
+    tokens = AudioEncoder(job.towers)(torch.zeros(2, *shape))
+    assert tokens.shape == (2, job.towers.tokens_per_clip, job.towers.model_dim)
+
+
+def test_stream_mode_composes() -> None:
+    assert typed("pretrain", "data.mode=stream").data.random_clips
+    with pytest.raises(ConfigError, match=r"data.mode='streamed' is not one of \['cached', 'stream'\]"):
+        typed("pretrain", "data.mode=streamed")
 
 
 def test_unknown_key_is_refused_when_composed() -> None:

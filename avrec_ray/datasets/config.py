@@ -7,6 +7,7 @@ from avrec_ray.dataclass_io import check_choice, check_range
 from avrec_ray.errors import ConfigError
 
 DATASETS = ("tables", "synthetic", "movielens", "lastfm")
+MODES = ("cached", "stream")
 MOVIELENS_VARIANTS = ("ml-100k", "ml-latest-small")
 
 
@@ -118,12 +119,18 @@ class DataConfig:
     """Optional table."""
     media_roots: list[str] = field(default_factory=list)
     """Folders that media may be read from; empty allows any local path."""
+    mode: str = "cached"
+    """What pretraining reads. cached: the clips that decode_media wrote, the same in every epoch. stream: the media
+    themselves, decoded while the trainers compute."""
+    random_clips: bool = True
+    """mode=stream: a new clip at a random place of each item in each epoch; false: the clips of mode=cached."""
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     movielens: MovieLensConfig = field(default_factory=MovieLensConfig)
     lastfm: LastFMConfig = field(default_factory=LastFMConfig)
 
     def __post_init__(self) -> None:
         check_choice("data.dataset", self.dataset, DATASETS)
+        check_choice("data.mode", self.mode, MODES)
         for name in ("items", "interactions", "users", "edges"):
             _check_absolute(f"data.{name}", getattr(self, name))
         for root in self.media_roots:

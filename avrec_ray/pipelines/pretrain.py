@@ -1,43 +1,50 @@
 """Pretraining: clips and text of each item to an item tower, by contrast between its modalities."""
 
+import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import ray
 import torch
 
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import from_dict, to_dict
+from avrec_ray.media.child import DEFAULT_DECODER
 from avrec_ray.media.clips import read_clips
+from avrec_ray.media.config import MediaConfig
 from avrec_ray.pipelines.catalogue import read_items, word_ids
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
+from avrec_ray.pipelines.storage import Storage
+from avrec_ray.pipelines.stream_batches import MediaItems, StreamBatches, StreamSettings
 from avrec_ray.pipelines.train import Work, run_trainer
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTower
 from avrec_ray.training.checkpoint import load_weights, save_weights
-from avrec_ray.training.clip_batches import ClipArrays, ClipBatches
+from avrec_ray.training.clip_batches import Augmenter, ClipArrays, ClipBatches
 from avrec_ray.training.config import PretrainConfig
+from avrec_ray.training.epoch_plan import EpochPlan
 from avrec_ray.training.steps import PretrainStep
 
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:
-    """Stage `pretrain`: clips/ and the items table to pretrain/item_tower.safetensors."""
+    """Stage `pretrain`: clips/ and the items table to pretrain/item_tower.safetensors.
+
+    With data.mode=stream the clips that are trained on come from the media themselves; clips/ then says which items
+    are usable. What comes after pretraining reads clips/ in both modes.
+    """
     storage = loop.storage
-    settings = {
-        "towers": to_dict(job.towers),
-        "pretrain": to_dict(job.training.pretrain),
-        "clips": str(storage.folder("clips")),
-        "items": str(storage.items),
-        "seed": job.seed,
-    }
+    settings = stage_settings(storage, job)
 
     def work(stage: StageRun) -> dict[str, float]:
         if num_items_with_media(storage.folder("clips")) < job.cluster.num_workers:
             return _start_untrained(stage, job)
-        checkpoint = run_trainer(stage, job.cluster, build_work, settings, job.training.pretrain.epochs, seed=job.seed)
+        placed = {**settings, **decode_actors(job, stage.log)} if job.data.mode == "stream" else settings
+        checkpoint = run_trainer(stage, job.cluster, build_work, placed, job.training.pretrain.epochs, seed=job.seed)
         step = PretrainStep(ItemTower(job.towers))
         load_weights(checkpoint / "checkpoint" / "model.safetensors", step)
         with stage.publish("pretrain") as (folder,):
@@ -52,6 +59,37 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         inputs={"decode_media": require_record(storage, "decode_media").fingerprint},
         outputs=[storage.folder("pretrain") / "item_tower.safetensors"],
     )
+
+
+def stage_settings(storage: Storage, job: JobConfig) -> dict[str, Any]:
+    """What decides the result, and what the workers read."""
+    media = dataclasses.replace(job.media, media_roots=job.media.media_roots or job.data.media_roots)
+    return {
+        "towers": to_dict(job.towers),
+        "pretrain": to_dict(job.training.pretrain),
+        "clips": str(storage.folder("clips")),
+        "items": str(storage.items),
+        "seed": job.seed,
+        "mode": job.data.mode,
+        "random_clips": job.data.mode == "stream" and job.data.random_clips,
+        "media": to_dict(media),
+    }
+
+
+def decode_actors(job: JobConfig, log: Callable[[str], None], decoder: str = DEFAULT_DECODER) -> dict[str, Any]:
+    """Who decodes for the trainers. It does not change the result, so it is no part of the stage's fingerprint."""
+    asked, trainers = job.cluster.num_decode_actors, job.cluster.num_workers
+    fitting = min(asked, int(ray.cluster_resources().get("CPU", 1)) - trainers)
+    if asked < trainers:
+        log(f"cluster.num_decode_actors={asked}, but each of the {trainers} trainers needs one of its own")
+    if fitting < max(asked, trainers):
+        log(f"{max(asked, trainers)} decode actors asked for, {max(fitting, 0)} fit in the cluster now")
+    return {
+        "decoder": decoder,
+        "num_actors": asked,
+        "fitting_actors": fitting,
+        "resource": job.cluster.decode_resource,
+    }
 
 
 def _start_untrained(stage: StageRun, job: JobConfig) -> dict[str, float]:
@@ -74,9 +112,14 @@ def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
     """What a pretraining worker trains."""
     towers = from_dict(TowersConfig, settings["towers"])
     cfg = from_dict(PretrainConfig, settings["pretrain"])
-    clips = load_clip_arrays(Path(settings["clips"]), Path(settings["items"]), towers)
-    batches = ClipBatches(clips, cfg, settings["seed"], rank, num_workers)
-    return Work(PretrainStep(ItemTower(towers)), batches, batches.steps_per_epoch, cfg)
+    clips, items = Path(settings["clips"]), Path(settings["items"])
+    step = PretrainStep(ItemTower(towers))
+    if settings["mode"] == "stream":
+        streamed = stream_batches(settings, towers, cfg, rank, num_workers)
+        return Work(step, streamed, streamed.steps_per_epoch, cfg, streamed.left_out, streamed.notes)
+    arrays = load_clip_arrays(clips, items, towers)
+    cached = ClipBatches(arrays, cfg, settings["seed"], rank, num_workers, settings["media"]["front_end"])
+    return Work(step, cached, cached.steps_per_epoch, cfg)
 
 
 def load_clip_arrays(clips_path: Path, items_path: Path, towers: TowersConfig) -> ClipArrays:
@@ -92,3 +135,40 @@ def load_clip_arrays(clips_path: Path, items_path: Path, towers: TowersConfig) -
         item_idx=item_idx,
         word_ids=word_ids(items, towers),
     )
+
+
+def stream_batches(
+    settings: dict[str, Any], towers: TowersConfig, cfg: PretrainConfig, rank: int, num_workers: int
+) -> StreamBatches:
+    """Batches from media. Which items are usable, and their clips, decode_media has found out; arrays are not read."""
+    table = read_clips(settings["clips"], ["item_id", "clip_idx", "has_video", "has_audio"])
+    item_ids, item_idx = np.unique(table["item_id"], return_inverse=True)
+    items = read_items(Path(settings["items"]), [str(i) for i in item_ids])
+    media = from_dict(MediaConfig, settings["media"])
+    listed = MediaItems(
+        item_ids=[str(i) for i in item_ids],
+        media_uris=items["media_uri"].to_pylist(),
+        word_ids=word_ids(items, towers),
+        item_idx=item_idx,
+        clip_idx=table["clip_idx"].astype(np.int64),
+    )
+    plan = EpochPlan(item_idx, table["has_video"] | table["has_audio"], cfg, settings["seed"], rank, num_workers)
+    share = StreamSettings(
+        media=media,
+        decoder=settings["decoder"],
+        min_actors=share_of(settings["fitting_actors"], rank, num_workers),
+        max_actors=share_of(settings["num_actors"], rank, num_workers),
+        resource=settings["resource"],
+        random_clips=settings["random_clips"],
+        num_epochs=cfg.epochs,
+    )
+    return StreamBatches(listed, plan, Augmenter(cfg, plan, media.audio), share)
+
+
+def share_of(num_actors: int, rank: int, num_workers: int) -> int:
+    """Decode actors of one worker: equal shares, the first workers one more where they do not divide; at least one.
+
+    >>> [share_of(5, rank, 3) for rank in range(3)]
+    [2, 2, 1]
+    """
+    return max(1, (num_actors + num_workers - 1 - rank) // num_workers)

@@ -16,7 +16,8 @@ from avrec_ray.pipelines.tracking import Run
 def epoch_progress(run: Run, num_epochs: int, log: Callable[[str], None], every_seconds: float = 5.0) -> Iterator[Any]:
     """Yield a queue for rank 0 to put {"epoch": int, "metrics": {...}} into; print a line now and then.
 
-    A restarted run repeats the epochs since its checkpoint; they are logged once.
+    A restarted run repeats the epochs since its checkpoint; they are logged once. Any worker may put {"note": text},
+    which is printed.
     """
     queue: Any = Queue(actor_options={"num_cpus": 0})
     stop = threading.Event()
@@ -28,6 +29,9 @@ def epoch_progress(run: Run, num_epochs: int, log: Callable[[str], None], every_
             try:
                 report: Mapping[str, Any] = queue.get(timeout=0.5)
             except Empty:
+                continue
+            if "note" in report:
+                log(str(report["note"]))
                 continue
             epoch, metrics = report["epoch"], report["metrics"]
             if epoch <= last_epoch:
@@ -42,7 +46,7 @@ def epoch_progress(run: Run, num_epochs: int, log: Callable[[str], None], every_
                 printed = now
                 rate = (epoch - first_epoch) / max(now - first_at, 1e-9)
                 left = f"  {rate:.1f} epochs/s  {(num_epochs - epoch - 1) / rate:.0f} s left" if rate else ""
-                log(f"epoch {epoch + 1}/{num_epochs}  loss {metrics['loss']:.4f}{left}")
+                log(f"epoch {epoch + 1}/{num_epochs}  loss {metrics['loss']:.4f}{_of_data(metrics)}{left}")
 
     thread = threading.Thread(target=drain, name="epoch-progress", daemon=True)
     thread.start()
@@ -52,3 +56,11 @@ def epoch_progress(run: Run, num_epochs: int, log: Callable[[str], None], every_
         stop.set()
         thread.join(timeout=30)
         queue.shutdown()
+
+
+def _of_data(metrics: Mapping[str, float]) -> str:
+    """How long the trainers waited for batches, and how many items these had to do without."""
+    waited = f"  data wait {metrics['data_wait_share']:.0%}" if "data_wait_share" in metrics else ""
+    prefix = "left_out_"
+    reasons = [f"{name.removeprefix(prefix)} {n:.0f}" for name, n in metrics.items() if name.startswith(prefix)]
+    return waited + (f"  left out: {', '.join(reasons)}" if reasons else "")

@@ -1,8 +1,9 @@
 """Ray Train around the training loop: workers, DDP, checkpoints, retries. The loop itself is `training.fit`."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from avrec_ray.pipelines.progress import epoch_progress
 from avrec_ray.pipelines.stage import StageRun
 from avrec_ray.training.checkpoint import load_checkpoint, save_checkpoint
 from avrec_ray.training.config import OptimConfig
+from avrec_ray.training.distributed import largest_of_workers, sum_of_workers
 from avrec_ray.training.fit import build_optimizer, fit
+from avrec_ray.types import QUARANTINE_REASONS
 
 
 @dataclass(eq=False)
@@ -29,10 +32,17 @@ class Work:
     batches: Callable[[int], Iterable[Any]]
     steps_per_epoch: int
     optim: OptimConfig
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Items that the running epoch's batches had to leave out on this worker, by reason; the loop empties it."""
+    notes: list[str] = field(default_factory=list)
+    """A line on each of them; the loop prints the first and empties it."""
 
 
 BuildWork = Callable[[dict[str, Any], int, int], Work]
 """build(settings, rank, num_workers): runs in the worker, so it must be importable from avrec_ray."""
+
+_MOST_NOTES = 5
+"""Lines a worker may print an epoch; the counts are complete."""
 
 DDP_SETTINGS = {"find_unused_parameters": True, "broadcast_buffers": False}
 """A step's buffers hold the tokens of the whole catalogue, read from one file: sending them would cost each step."""
@@ -96,6 +106,10 @@ def _worker(config: dict[str, Any]) -> None:
             start_epoch = load_checkpoint(Path(folder) / "checkpoint", work.step, optimizer)
 
     def report(epoch: int, metrics: dict[str, float], due: bool) -> None:
+        metrics = _of_all_workers(metrics, work.left_out, next(work.step.parameters()).device)
+        for note in work.notes[:_MOST_NOTES]:
+            config["queue"].put({"note": f"epoch {epoch + 1}: {note}"})
+        work.notes.clear()
         if rank == 0:
             config["queue"].put({"epoch": epoch, "metrics": metrics})
         if not due:
@@ -120,3 +134,16 @@ def _worker(config: dict[str, Any]) -> None:
         seed=config["seed"],
         rank=rank,
     )
+
+
+def _of_all_workers(metrics: dict[str, float], left_out: Counter[str], device: torch.device) -> dict[str, float]:
+    """One worker's metrics, with the longest wait of any, since all wait for the slowest, and what all left out."""
+    wait = largest_of_workers(torch.tensor(metrics["data_wait_share"], device=device)).item()
+    counts = sum_of_workers(torch.tensor([left_out[reason] for reason in QUARANTINE_REASONS], device=device))
+    left_out.clear()
+    found = {
+        f"left_out_{reason}": float(count)
+        for reason, count in zip(QUARANTINE_REASONS, counts.tolist(), strict=True)
+        if count
+    }
+    return {**metrics, "data_wait_share": wait, **found}

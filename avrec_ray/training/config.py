@@ -36,9 +36,18 @@ class PretrainConfig(OptimConfig):
 
     epochs: int = 60
     crop_share: float = 0.8
-    """Smallest side of the random crop, as a share of the frame."""
-    colour_jitter: float = 0.1
-    """Largest change of brightness, as a share of the range."""
+    """Smallest side of the random crop, as a share of the frame; 1: no crop."""
+    flip_share: float = 0.0
+    """Share of clips that are mirrored. Off by default: writing in the picture, and what is left and right, mean
+    something."""
+    brightness_jitter: float = 0.1
+    """Largest change of brightness, as a share of the range, one a clip."""
+    contrast_jitter: float = 0.1
+    """Largest change of contrast about the clip's mean, as a share, one a clip."""
+    tint_jitter: float = 0.03
+    """Largest change of each of red, green and blue, as a share of the range, one a clip."""
+    gain_db: float = 6.0
+    """Largest change of loudness in decibels, up or down, one a clip."""
     spec_masks: int = 2
     """Bands hidden along mel bins and along time each (SpecAugment, Park et al. 2019)."""
     token_dropout: float = 0.2
@@ -47,6 +56,11 @@ class PretrainConfig(OptimConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("pretrain.crop_share", self.crop_share, 0.1, 1.0)
+        check_range("pretrain.flip_share", self.flip_share, 0.0, 1.0)
+        for name in ("brightness_jitter", "contrast_jitter", "tint_jitter"):
+            check_range(f"pretrain.{name}", getattr(self, name), 0.0, 0.9)
+        check_range("pretrain.gain_db", self.gain_db, 0.0, 40.0)
+        check_range("pretrain.spec_masks", self.spec_masks, 0, 16)
         check_range("pretrain.token_dropout", self.token_dropout, 0.0, 0.9)
 
 

@@ -1,4 +1,4 @@
-"""The two collectives that training needs. Without a process group they are the identity."""
+"""The collectives that training needs. Without a process group they are the identity."""
 
 from typing import Any, cast
 
@@ -28,6 +28,20 @@ def gather_rows(local: Tensor) -> Tensor:
     if not dist.is_initialized():
         return local
     return cast(Tensor, _GatherWithGrad.apply(local))
+
+
+def sum_of_workers(values: Tensor) -> Tensor:
+    """The sum over all workers, which all must call; no gradient."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def largest_of_workers(values: Tensor) -> Tensor:
+    """The maximum over all workers, which all must call; no gradient."""
+    if dist.is_initialized():
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
 
 
 def world() -> tuple[int, int]:

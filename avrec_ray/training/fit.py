@@ -2,17 +2,21 @@
 
 import dataclasses
 import math
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from avrec_ray.training.config import OptimConfig
 
+T = TypeVar("T")
+
 Report = Callable[[int, dict[str, float], bool], None]
-"""report(epoch, mean losses of the epoch, whether a checkpoint is due); called once an epoch."""
+"""report(epoch, metrics of the epoch, whether a checkpoint is due); called once an epoch. The metrics are the mean
+losses, and `data_wait_share`: the share of the epoch's seconds in which the loop waited for its next batch."""
 
 
 def build_optimizer(step: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
@@ -59,7 +63,8 @@ def fit(
     for epoch in range(start_epoch, cfg.epochs):
         torch.manual_seed(hash((seed, epoch, rank)) & 0x7FFFFFFF)
         sums: dict[str, float] = defaultdict(float)
-        for index, batch in enumerate(batches(epoch)):
+        began, waits = time.perf_counter(), Waits()
+        for index, batch in enumerate(waits.timed(batches(epoch))):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(cfg, epoch * steps_per_epoch + index, num_steps)
             losses = step(to_device(batch, device))
@@ -74,8 +79,25 @@ def fit(
             for name, value in losses.items():
                 sums[name] += value.item()
         means = {name: total / steps_per_epoch for name, total in sums.items()}
+        means["data_wait_share"] = waits.seconds / (time.perf_counter() - began)
         due = (epoch + 1) % cfg.checkpoint_every_epochs == 0 or epoch + 1 == cfg.epochs
         report(epoch, means, due)
+
+
+class Waits:
+    """Adds up the seconds that a consumer waits for an iterable's next value."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, values: Iterable[T]) -> Iterator[T]:
+        """The values, each one's wait added to `seconds`; the wait for the end counts too."""
+        began = time.perf_counter()
+        for value in values:
+            self.seconds += time.perf_counter() - began
+            yield value
+            began = time.perf_counter()
+        self.seconds += time.perf_counter() - began
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -1,19 +1,15 @@
-"""Pretraining batches: one clip an item, equal shards, and augmentation that keeps what a clip is."""
+"""Pretraining batches from decoded clips: one clip an item, equal shards, augmented."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import torch
 
 from avrec_ray.towers.item_tower import ItemInputs
-from avrec_ray.training.clip_batches import ClipArrays, ClipBatches, augment
+from avrec_ray.training.clip_batches import ClipArrays, ClipBatches
 from avrec_ray.training.config import PretrainConfig
-from tests.tiny_models import random_inputs, tiny_towers
-
-CFG = tiny_towers()
-STILL = {"crop_share": 1.0, "colour_jitter": 0.0, "spec_masks": 0, "token_dropout": 0.0}
+from tests.training.test_augment import STILL
 
 
 def clip_arrays(item_idx: list[int], has: npt.NDArray[np.bool_] | None = None) -> ClipArrays:
@@ -73,7 +69,7 @@ def test_batches_are_drawn_from_seed_and_epoch_alone() -> None:
 def test_clips_without_video_and_audio_are_left_out() -> None:
     has = np.array([True, False, True, True, False, True])
     batches = batches_of(clip_arrays([0, 0, 1, 2, 3, 4], has))
-    assert batches.items.tolist() == [0, 1, 2, 4]
+    assert batches.plan.items.tolist() == [0, 1, 2, 4]
     assert sorted(clips_in(next(iter(batches(0))))) == [0, 2, 3, 5]
 
 
@@ -86,72 +82,16 @@ def test_small_catalogues_give_a_smaller_step_with_equal_shards() -> None:
     assert list(nothing(0)) == []
 
 
-def test_augment_keeps_shapes_and_dtypes() -> None:
-    torch.manual_seed(0)
-    inputs = random_inputs(CFG, 5)
-    changed = augment(inputs, PretrainConfig())
-    for name in ("frames", "log_mel", "word_ids", "has_video", "has_audio"):
-        before, after = getattr(inputs, name), getattr(changed, name)
-        assert (after.shape, after.dtype) == (before.shape, before.dtype)
-    assert changed.log_mel.isfinite().all()
-    assert not torch.equal(changed.frames, inputs.frames)
-    assert not torch.equal(changed.log_mel, inputs.log_mel)
-
-
-def test_augment_with_everything_off_is_the_identity() -> None:
-    inputs = random_inputs(CFG, 4)
-    changed = augment(inputs, PretrainConfig(**STILL))
-    assert torch.equal(changed.frames, inputs.frames)
-    assert torch.equal(changed.log_mel, inputs.log_mel)
-    assert torch.equal(changed.word_ids, inputs.word_ids)
-
-
-def test_augment_leaves_its_input_alone_and_presence_as_it_was() -> None:
-    inputs = random_inputs(CFG, 4)
-    inputs.has_video[0] = inputs.has_audio[1] = False
-    inputs.frames[0], inputs.log_mel[1], inputs.word_ids[2] = 0, 0, 0
-    copy = random_inputs(CFG, 4)
-    changed = augment(inputs, PretrainConfig(token_dropout=0.9))
-    assert torch.equal(inputs.frames[1:], copy.frames[1:])
-    assert torch.equal(inputs.log_mel[2:], copy.log_mel[2:])
-    for name, before in inputs.presence().items():
-        assert torch.equal(changed.presence()[name], before)
-    assert (changed.log_mel[1] == 0).all()  # a silent stand-in stays silent
-
-
-def test_augment_crops_and_shades_a_clip_as_a_whole() -> None:
-    torch.manual_seed(1)
-    inputs = random_inputs(CFG, 3)
-    inputs.frames[:] = inputs.frames[:, :1]  # a still: every frame the same
-    frames = augment(inputs, PretrainConfig(crop_share=0.5, colour_jitter=0.3)).frames
-    assert torch.equal(frames[:, 0], frames[:, 1])
-    assert not torch.equal(frames[0] - inputs.frames[0], frames[1] - inputs.frames[1])
-
-
-def test_augment_hides_bands_by_the_mean() -> None:
-    torch.manual_seed(0)
-    inputs = random_inputs(CFG, 40)
-    log_mel = augment(inputs, PretrainConfig(**{**STILL, "spec_masks": 2})).log_mel
-    hidden = log_mel != inputs.log_mel
-    means = inputs.log_mel.mean((1, 2), keepdim=True).expand_as(log_mel)
-    assert torch.equal(log_mel[hidden], means[hidden])
-    assert 0.02 < hidden.float().mean() < 0.4
-
-
-def test_augment_hides_words_of_longer_texts_alone() -> None:
-    torch.manual_seed(0)
-    inputs = random_inputs(CFG, 2000)
-    inputs.word_ids[:] = 5
-    inputs.word_ids[1000:, 4:] = 0
-    words = augment(inputs, PretrainConfig(token_dropout=0.3)).word_ids
-    assert (words[:1000] == 0).float().mean().item() == pytest.approx(0.3, abs=0.03)
-    assert torch.equal(words[1000:], inputs.word_ids[1000:])
-
-
-def test_augment_is_fixed_by_one_seed() -> None:
-    inputs, outputs = random_inputs(CFG, 3), []
-    for _ in range(2):
-        torch.manual_seed(4)
-        outputs.append(augment(inputs, PretrainConfig()))
-    assert torch.equal(outputs[0].frames, outputs[1].frames)
-    assert torch.equal(outputs[0].log_mel, outputs[1].log_mel)
+def test_batches_are_augmented_anew_in_each_epoch_and_alike_however_many_workers_share_a_step() -> None:
+    clips = clip_arrays(list(range(8)))
+    clips.frames[:] = np.random.default_rng(0).integers(0, 256, clips.frames.shape)
+    dials = {"crop_share": 0.5, "brightness_jitter": 0.2, "token_dropout": 0.5}
+    whole = [batch.frames for batch in batches_of(clips, batch_size=4, **dials)(1)]
+    halves = [[b.frames for b in batches_of(clips, rank, 2, batch_size=2, **dials)(1)] for rank in range(2)]
+    for step, frames in enumerate(whole):
+        assert torch.equal(halves[0][step], frames[0::2])
+        assert torch.equal(halves[1][step], frames[1::2])
+    torch.manual_seed(99)  # torch's own generator has no say
+    assert torch.equal(next(batches_of(clips, batch_size=4, **dials)(1)).frames, whole[0])
+    still = next(batches_of(clips, batch_size=4)(1)).frames
+    assert not torch.equal(still, whole[0])

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -96,7 +98,29 @@ def test_fit_means_are_over_the_steps_of_the_epoch() -> None:
     step, cfg, means = Line(), OptimConfig(epochs=1, learning_rate=0.0), []
     batches = [torch.tensor(1.0), torch.tensor(3.0)]
     fit(step, lambda epoch: batches, 2, cfg, lambda e, m, due: means.append(m), optimizer=build_optimizer(step, cfg))
-    assert means == [{"loss": 5.0, "seen": 2.0}]
+    assert [{"loss": m["loss"], "seen": m["seen"]} for m in means] == [{"loss": 5.0, "seen": 2.0}]
+
+
+def test_fit_tells_the_share_of_the_time_that_it_waited_for_batches() -> None:
+    def slow_batches(epoch: int) -> Iterator[Tensor]:
+        for _ in range(3):
+            if epoch == 0:
+                time.sleep(0.1)
+            yield torch.tensor(1.0)
+
+    step, cfg, shares = Slow(), OptimConfig(epochs=2), []
+    report = lambda epoch, metrics, due: shares.append(metrics["data_wait_share"])  # noqa: E731
+    fit(step, slow_batches, 3, cfg, report, optimizer=build_optimizer(step, cfg))
+    assert 0.5 < shares[0] < 1
+    assert 0 <= shares[1] < 0.2
+
+
+class Slow(Line):
+    """A step that takes 30 ms."""
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        time.sleep(0.03)
+        return super().forward(batch)
 
 
 def test_fit_with_a_loss_that_is_not_finite_stops_before_it_trains_on_it() -> None:
