@@ -21,7 +21,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -158,9 +158,9 @@ def decode_file(path: str) -> float:
 
 
 def warm_rate(done_at: list[float], num_items: int) -> Result:
-    """Items a second, from the first of some equal results to the last."""
+    """Items a second, from the first result of each worker to the last of all; results are of equal size."""
     done_at = sorted(done_at)
-    return {"warm_rate": num_items * (1 - 1 / len(done_at)) / (done_at[-1] - done_at[0])}
+    return {"warm_rate": num_items * (1 - ACTORS / len(done_at)) / (done_at[-1] - done_at[ACTORS - 1])}
 
 
 def run_one(folder: Path, items: str, cfg: MediaConfig = CFG) -> Result:
@@ -173,7 +173,7 @@ def run_one(folder: Path, items: str, cfg: MediaConfig = CFG) -> Result:
     paths = paths_of(folder, items)
     with ItemDecoder(cfg) as decoder:
         decoder.decode("item", paths[0])
-        return cpu_of(lambda: [decoder.decode("item", path) for path in paths], len(paths))
+        return cpu_of((decoder.decode("item", path) for path in paths), len(paths))
 
 
 def run_fast(folder: Path, items: str) -> Result:
@@ -188,8 +188,9 @@ def run_bound(folder: Path, items: str) -> Result:
     plans = [(path, must_decode(path)) for path in paths]
     resampled = [0]
 
-    def work() -> None:
+    def work() -> Iterator[None]:
         for path, ranges in plans:
+            yield
             with av.open(path) as container:
                 video = container.streams.video[0]
                 video.thread_type, video.codec_context.thread_count = "NONE", 1
@@ -203,7 +204,7 @@ def run_bound(folder: Path, items: str) -> Result:
                 for frame in container.decode(container.streams.audio[0]):
                     resampled[0] += sum(part.samples for part in resampler.resample(frame))
 
-    return cpu_of(work, len(paths))
+    return cpu_of(work(), len(paths))
 
 
 def must_decode(path: str) -> list[tuple[int, int]]:
@@ -224,12 +225,14 @@ def must_decode(path: str) -> list[tuple[int, int]]:
     return [(int(key), int(wanted[before == key].max())) for key in np.unique(before)]
 
 
-def cpu_of(work: Callable[[], Any], num_items: int) -> Result:
-    """CPU of this process and its children."""
+def cpu_of(work: Iterable[object], num_items: int) -> Result:
+    """CPU of this process and its children, looked at now and then: a child is replaced after some files."""
     family = Family(os.getpid())
     family.look()
     before = family.cpu_seconds
-    work()
+    for number, _ in enumerate(work):
+        if number % 20 == 0:
+            family.look()
     family.look()
     return {"cpu_ms": 1e3 * (family.cpu_seconds - before) / num_items}
 

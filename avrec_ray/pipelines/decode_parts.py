@@ -37,7 +37,7 @@ BLOCK_BYTES = 32 * 2**20
 """Most decoded bytes a block: what an actor holds in memory, a few times over."""
 MAX_BLOCK_ITEMS = 64
 """Most items with media a block: seconds of work, which is what a killed worker loses."""
-BLOCKS_OF_FEW = 128
+BLOCKS_OF_FEW = 64
 """Few items are cut finer, so that every actor gets several blocks."""
 MAX_BEGINNINGS = 5
 """How often a block is begun before its worker's deaths are called the block's fault."""

@@ -55,7 +55,7 @@ def test_cut_blocks_holds_every_item_once_and_text_apart(uris: list[str | None],
     assert all(len(kind) == 1 for kind in kinds)
     assert kinds == sorted(kinds, key=lambda kind: kind == {False})
     media = sum(map(bool, uris))
-    assert sum(kind == {True} for kind in kinds) >= min(media, 64)
+    assert sum(kind == {True} for kind in kinds) >= min(media, 32)
 
 
 def test_write_block_counts_and_reports_what_is_on_disk(tmp_path: Path) -> None:
