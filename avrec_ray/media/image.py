@@ -1,6 +1,8 @@
 """A still picture as a one-frame video."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -24,13 +26,8 @@ def read_image(file: BinaryIO, kind: str, cfg: MediaConfig) -> tuple[npt.NDArray
     Raises:
         MediaError: too_large, truncated or corrupt.
     """
-    file.seek(0)
-    # Our own limit stands; Pillow's would warn below it and raise at twice that.
-    Image.MAX_IMAGE_PIXELS = None
     try:
-        with warnings.catch_warnings(), Image.open(file, formats=[IMAGE_FORMATS[kind]]) as image:
-            warnings.simplefilter("ignore")
-            _check_size(image, cfg)
+        with _opened(file, kind, cfg) as image:
             upright = ImageOps.exif_transpose(image)
             small = upright.convert("RGB").resize((cfg.frame_size, cfg.frame_size), Image.Resampling.BILINEAR)
             return np.asarray(small, np.uint8), f"pillow {PIL.__version__}"
@@ -43,17 +40,21 @@ def read_image(file: BinaryIO, kind: str, cfg: MediaConfig) -> tuple[npt.NDArray
 
 def read_size(file: BinaryIO, kind: str, cfg: MediaConfig) -> tuple[int, int]:
     """Width and height as declared. Raises MediaError: too_large or corrupt."""
-    file.seek(0)
-    Image.MAX_IMAGE_PIXELS = None
     try:
-        with warnings.catch_warnings(), Image.open(file, formats=[IMAGE_FORMATS[kind]]) as image:
-            warnings.simplefilter("ignore")
-            _check_size(image, cfg)
+        with _opened(file, kind, cfg) as image:
             return image.width, image.height
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise MediaError("corrupt", f"the {kind} picture does not open: {one_line(error)}") from error
 
 
-def _check_size(image: Image.Image, cfg: MediaConfig) -> None:
-    if image.width * image.height > cfg.max_pixels:
-        raise MediaError("too_large", f"{image.width} x {image.height} pixels, media.max_pixels={cfg.max_pixels}")
+@contextmanager
+def _opened(file: BinaryIO, kind: str, cfg: MediaConfig) -> Iterator[Image.Image]:
+    """The picture, not decoded yet, of a declared size within the limit."""
+    file.seek(0)
+    # Our own limit stands; Pillow's would warn below it and raise at twice that.
+    Image.MAX_IMAGE_PIXELS = None
+    with warnings.catch_warnings(), Image.open(file, formats=[IMAGE_FORMATS[kind]]) as image:
+        warnings.simplefilter("ignore")
+        if image.width * image.height > cfg.max_pixels:
+            raise MediaError("too_large", f"{image.width} x {image.height} pixels, media.max_pixels={cfg.max_pixels}")
+        yield image
