@@ -22,8 +22,8 @@ from avrec_ray.errors import MediaError
 from avrec_ray.media.clips import clip_columns, clips_table, write_clips
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.media.decode import ItemDecoder, text_only_clip
-from avrec_ray.pipelines.decode_media import items_path, media_config, read_manifest
-from avrec_ray.pipelines.decode_parts import cut_blocks
+from avrec_ray.pipelines.decode_media import items_path, media_config
+from avrec_ray.pipelines.decode_parts import cut_blocks, read_manifest
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.types import Clip
 

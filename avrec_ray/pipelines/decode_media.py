@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from ray.data.exceptions import ExecutionTimeoutError
 
 from avrec_ray.dataclass_io import to_dict
-from avrec_ray.errors import StageError, TableError
+from avrec_ray.errors import StageError
 from avrec_ray.media.child import DEFAULT_DECODER
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.pipelines.decode_blocks import DecodeBlocks
-from avrec_ray.pipelines.decode_parts import MAX_BLOCK_ITEMS, DecodeParts, open_parts, parts_folder
+from avrec_ray.pipelines.decode_parts import MAX_BLOCK_ITEMS, DecodeParts, open_parts, parts_folder, read_manifest
 from avrec_ray.pipelines.decode_progress import DecodeProgress, Report, reasons_in, reasons_table
 from avrec_ray.pipelines.decode_publish import check, example_details, is_checked, is_lost, publish, remove_published
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, digest_file, forget_record, read_record
 from avrec_ray.pipelines.storage import Storage
-from avrec_ray.types import check_items
 
 if TYPE_CHECKING:
     from avrec_ray.config import JobConfig
@@ -173,22 +171,6 @@ def _decode(
     seconds = time.monotonic() - began
     rate = num_decoded / seconds
     return parts, {**counts, "items_decoded": num_decoded, "seconds": seconds, "items_per_second": rate}
-
-
-def read_manifest(items: Path) -> pa.Table:
-    """item_id and media_uri of an items table.
-
-    Raises:
-        TableError: it cannot be read or breaks its schema.
-        StageError: it has no row.
-    """
-    try:
-        table = check_items(pq.read_table(items))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise TableError(f"items: {items} cannot be read as Parquet: {error}") from error
-    if not table.num_rows:
-        raise StageError(f"{items} has no row; give a table with at least one item")
-    return table.select(["item_id", "media_uri"])
 
 
 @contextmanager

@@ -27,11 +27,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from avrec_ray.dataclass_io import to_dict
-from avrec_ray.errors import StageError
+from avrec_ray.errors import StageError, TableError
 from avrec_ray.media.clips import write_clips
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.pipelines.atomic import write_atomically, write_text_atomically
 from avrec_ray.pipelines.stage import fingerprint_of
+from avrec_ray.types import check_items
 
 BLOCK_BYTES = 32 * 2**20
 """Most decoded bytes a block: what an actor holds in memory, a few times over."""
@@ -166,6 +167,22 @@ def open_parts(
         write_text_atomically(parts.folder / "manifest.json", text)
     (parts.folder / "begun" / parts.run).mkdir(parents=True)
     return parts
+
+
+def read_manifest(items: Path) -> pa.Table:
+    """item_id and media_uri of an items table.
+
+    Raises:
+        TableError: it cannot be read or breaks its schema.
+        StageError: it has no row.
+    """
+    try:
+        table = check_items(pq.read_table(items))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TableError(f"items: {items} cannot be read as Parquet: {error}") from error
+    if not table.num_rows:
+        raise StageError(f"{items} has no row; give a table with at least one item")
+    return table.select(["item_id", "media_uri"])
 
 
 def cut_blocks(manifest: pa.Table, cfg: MediaConfig) -> list[pa.Table]:

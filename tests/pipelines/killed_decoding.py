@@ -25,8 +25,8 @@ from avrec_ray.dataclass_io import to_dict
 from avrec_ray.media.clips import iter_clips
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.pipelines.decode_blocks import DecodeBlocks
-from avrec_ray.pipelines.decode_media import decode_manifest, read_manifest
-from avrec_ray.pipelines.decode_parts import DecodeParts, open_parts, parts_folder
+from avrec_ray.pipelines.decode_media import decode_manifest
+from avrec_ray.pipelines.decode_parts import DecodeParts, open_parts, parts_folder, read_manifest
 from avrec_ray.pipelines.decode_publish import check, publish
 from avrec_ray.pipelines.session import session
 from avrec_ray.types import check_items

@@ -17,8 +17,7 @@ from avrec_ray.media.child import DEFAULT_DECODER
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.pipelines.decode_blocks import DecodeBlocks
 from avrec_ray.pipelines.decode_estimate import draw, estimate
-from avrec_ray.pipelines.decode_media import read_manifest
-from avrec_ray.pipelines.decode_parts import open_parts
+from avrec_ray.pipelines.decode_parts import open_parts, read_manifest
 from avrec_ray.types import check_items
 from tests.media.render import tone, write_media
 
