@@ -1,6 +1,8 @@
 """Small media with known content: every picture carries its number, every sound its time."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,11 @@ def write_media(
     `sound` is that of every channel of `layout`. A cover is one more stream, of a single picture that is no video.
     `sound_again_seconds` is when the sound comes a second time, after a hole.
     """
-    with av.open(str(path), "w", format=format_name, container_options=container_options or {}) as container:
+    options_of_container = container_options or {}
+    with (
+        _same_priority(),
+        av.open(str(path), "w", format=format_name, container_options=options_of_container) as container,
+    ):
         video = None
         if num_frames:
             video = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options or {})
@@ -115,6 +121,16 @@ def write_media(
         for packet in _audio_packets(audio, sound, starts):
             container.mux(packet)
     return path
+
+
+@contextmanager
+def _same_priority() -> Iterator[None]:
+    """libsvtav1, run by root, puts the thread that starts it at real-time priority and leaves it there."""
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
 
 
 def _add_cover(container: Any) -> Any:
