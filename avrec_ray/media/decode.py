@@ -58,6 +58,13 @@ class ItemDecoder:
         Raises:
             MediaError: the reason to set the item aside for, a key of types.QUARANTINE_REASONS.
         """
+        return to_clips(item_id, *self.extract(path, draw), self.cfg)
+
+    def extract(self, path: str, draw: int | None = None) -> tuple[Extract, str]:
+        """What the child decodes of a file, and the file's sha256: all of `decode` but the features of the sound.
+
+        Raises as `decode` does.
+        """
         with open_item(path, self.cfg) as file:
             kind_of(file)  # text under a media name does not get as far as a decoder
             before = snapshot(file)
@@ -66,8 +73,7 @@ class ItemDecoder:
             except MediaError:
                 check_times(file, before)  # half a file that is still being written is not a broken one
                 raise
-            digest = check_unchanged(file, before)
-        return _to_clips(item_id, extract, digest, self.cfg)
+            return extract, check_unchanged(file, before)
 
     def report(self, path: str) -> FileReport:
         """What a probe finds in the file, without decoding. Raises as `decode` does."""
@@ -127,7 +133,8 @@ def text_only_clip(item_id: str, cfg: MediaConfig) -> Clip:
     )
 
 
-def _to_clips(item_id: str, extract: Extract, digest: str, cfg: MediaConfig) -> list[Clip]:
+def to_clips(item_id: str, extract: Extract, digest: str, cfg: MediaConfig) -> list[Clip]:
+    """Clips of an item from what was decoded of its file; computes the log-mel."""
     count = len(extract.spans)
     frames = extract.frames if extract.frames is not None else np.zeros((count, *cfg.frames_shape), np.uint8)
     mels = np.zeros((count, *cfg.log_mel_shape), np.float32)
