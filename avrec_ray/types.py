@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from avrec_ray.errors import TableError
+from avrec_ray.item_vectors import check_vectors
 
 EVENTS = (
     "impression", "view", "like", "favorite", "share", "comment", "follow", "skip", "dislike", "report",
@@ -222,8 +223,8 @@ def check_table(table: pa.Table, schema: pa.Schema, name: str, unique: Iterable[
 
 
 def check_items(table: pa.Table) -> pa.Table:
-    """Check an items table: `item_id` unique, schema ITEMS."""
-    return check_table(table, ITEMS, "items", unique=["item_id"])
+    """Check an items table: `item_id` unique, schema ITEMS, and the vector columns that it may have behind."""
+    return check_vectors(check_table(table, ITEMS, "items", unique=["item_id"]))
 
 
 def check_interactions(table: pa.Table) -> pa.Table:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from avrec_ray.errors import StageError, TableError
+from avrec_ray.item_vectors import ALL_VECTOR_COLUMNS
 from avrec_ray.types import EDGES, USERS, check_interactions, check_items, check_table
 
 
@@ -99,9 +100,12 @@ def _read(path: Path, name: str) -> pa.Table:
 def _check_usable(items: pa.Table) -> None:
     has_media = pc.fill_null(pc.greater(pc.utf8_length(items["media_uri"]), 0), False)
     has_title = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(items["title"])), 0)
-    if not pc.any(pc.or_(has_media, has_title)).as_py():
+    usable = pc.any(pc.or_(has_media, has_title)).as_py()
+    with_vectors = (items[name] for name in ALL_VECTOR_COLUMNS if name in items.column_names)
+    if not usable and not any(column.null_count < len(column) for column in with_vectors):
         raise StageError(
-            f"items: none of {items.num_rows} rows is usable; an item needs a media_uri or a title that is not empty"
+            f"items: none of {items.num_rows} rows is usable; an item needs a media_uri, a title that is not empty or "
+            "a vector"
         )
 
 

@@ -11,6 +11,7 @@ from avrec_ray.dataclass_io import to_dict
 from avrec_ray.pipelines.catalogue import build_catalogue, item_durations, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import model_version
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, fingerprint_of, require_record
+from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.pipelines.train_reranker import fit_item_neighbours
 
 PARTS = ("train_reranker", "refresh", "embed_items", "build_index")
@@ -19,6 +20,7 @@ PARTS = ("train_reranker", "refresh", "embed_items", "build_index")
 def run(loop: Loop, job: JobConfig) -> StageRecord:
     """Stage `bundle`: towers, reranker, catalogue, embeddings, moments and index to bundle/<model_version>/."""
     storage = loop.storage
+    job = with_widths(storage, job)
     inputs = {name: require_record(storage, name).fingerprint for name in PARTS}
     folder = bundle_folder(loop, job)
 
@@ -45,6 +47,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
 
 def bundle_folder(loop: Loop, job: JobConfig) -> Path:
     """Where the bundle of the present stages lies, named after what decides it."""
+    job = with_widths(loop.storage, job)
     inputs = {name: require_record(loop.storage, name).fingerprint for name in PARTS}
     version = f"v-{fingerprint_of('bundle', _settings(job), inputs)[:12]}"
     return loop.storage.folder("bundle") / version

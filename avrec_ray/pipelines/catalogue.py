@@ -11,22 +11,40 @@ import pyarrow.parquet as pq
 import torch
 
 from avrec_ray.bundle import Catalogue
+from avrec_ray.item_vectors import ALL_VECTOR_COLUMNS, vector_column, vectors_with_gaps
 from avrec_ray.media.text import item_text
-from avrec_ray.towers.config import TowersConfig
+from avrec_ray.towers.config import GIVEN, TowersConfig
 from avrec_ray.towers.item_tower import ItemTokens, token_shapes
 from avrec_ray.towers.text_tokens import hash_tokens
 from avrec_ray.types import MODALITIES, POSITIVE_EVENTS
 
 
 def read_items(items_path: Path, item_ids: list[str]) -> pa.Table:
-    """Rows of the items table for `item_ids`, in that order."""
-    table = pq.read_table(items_path)
+    """Rows of the items table for `item_ids`, in that order; without the vector columns, which are wide."""
+    names = [name for name in pq.read_schema(items_path).names if name not in ALL_VECTOR_COLUMNS]
+    return _rows(items_path, item_ids, names)
+
+
+def given_vectors(items_path: Path, item_ids: list[str], cfg: TowersConfig) -> dict[str, npt.NDArray[np.float32]]:
+    """Vectors [N, W] of each modality that is precomputed or absent everywhere; NaN where an item has none."""
+    found = {name: np.full((len(item_ids), 1), np.nan, np.float32) for name in MODALITIES if name not in cfg.modalities}
+    for name in cfg.modalities:
+        if cfg.encoder_of(name) == "precomputed":
+            column = vector_column(pq.read_schema(items_path), name)
+            found[name] = vectors_with_gaps(_rows(items_path, item_ids, ["item_id", column])[column])
+    return found
+
+
+def _rows(items_path: Path, item_ids: list[str], columns: list[str]) -> pa.Table:
+    table = pq.read_table(items_path, columns=columns)
     row_of = {item_id: row for row, item_id in enumerate(table["item_id"].to_pylist())}
     return table.take(pa.array([row_of[i] for i in item_ids], pa.int64()))
 
 
 def word_ids(items: pa.Table, cfg: TowersConfig) -> npt.NDArray[np.int64]:
-    """Hashed words of each item's title, description and tags, [N, S]."""
+    """Hashed words of each item's title, description and tags, [N, S]; zeros where no encoder reads text."""
+    if cfg.text_encoder in GIVEN:
+        return np.zeros((items.num_rows, cfg.max_text_tokens), np.int64)
     columns = (items[name].to_pylist() for name in ("title", "description", "tags"))
     texts = [item_text(title, description, tags) for title, description, tags in zip(*columns, strict=True)]
     return hash_tokens(texts, cfg.num_text_buckets, cfg.max_text_tokens)

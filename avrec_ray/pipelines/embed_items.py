@@ -16,6 +16,7 @@ from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.errors import StageError
 from avrec_ray.pipelines.catalogue import item_tokens_of, positive_counts, read_fitted, read_item_tokens
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
+from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.towers.vector_tables import write_embeddings, write_moments
@@ -65,6 +66,7 @@ class CatalogueVectors:
 def run(loop: Loop, job: JobConfig) -> StageRecord:
     """Stage `embed_items`: embeddings/embeddings.parquet and moments/moments.parquet, both with a model_version."""
     storage = loop.storage
+    job = with_widths(storage, job)
     refreshed = require_record(storage, "refresh")
 
     def work(stage: StageRun) -> dict[str, float]:

@@ -13,7 +13,10 @@ from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.errors import StageError
 from avrec_ray.pipelines.catalogue import item_durations, positive_counts, read_item_tokens, read_items
 from avrec_ray.pipelines.encode_items import encode_items
+from avrec_ray.pipelines.pretrain import features_path
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
+from avrec_ray.pipelines.storage import Storage
+from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.pipelines.train import Work, run_trainer
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTower
@@ -28,16 +31,14 @@ from avrec_ray.training.steps import FinetuneStep
 def run(loop: Loop, job: JobConfig) -> StageRecord:
     """Stage `finetune`: tokens of the pretrained tower and splits/train.parquet to finetune/towers.safetensors."""
     storage = loop.storage
+    job = with_widths(storage, job)
     tokens_path = storage.folder("item_tokens") / "tokens.parquet"
     pretrained = storage.folder("pretrain") / "item_tower.safetensors"
     settings = _settings(loop, job, job.training.finetune, ("train",)) | {"pretrained": str(pretrained)}
 
     def work(stage: StageRun) -> dict[str, float]:
         with stage.publish("item_tokens") as (folder,):
-            clips = storage.folder("clips")
-            num_items = encode_items(
-                clips, storage.items, pretrained, job.towers, job.cluster, folder / "tokens.parquet"
-            )
+            num_items = _make_tokens(storage, job, pretrained, folder / "tokens.parquet")
         stage.log(f"{num_items} items encoded once; the encoders are frozen from here")
         return {"num_items": num_items, **_fit_towers(stage, job, settings)}
 
@@ -50,12 +51,21 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     )
 
 
+def _make_tokens(storage: Storage, job: JobConfig, pretrained: Path, output: Path) -> int:
+    """The item tokens table; where no encoder learns, pretraining has made it. Returns the number of items."""
+    if not job.towers.all_frozen:
+        return encode_items(storage.folder("clips"), storage.items, pretrained, job.towers, job.cluster, output)
+    shutil.copyfile(features_path(storage), output)
+    return int(pq.read_metadata(output).num_rows)
+
+
 def refresh(loop: Loop, job: JobConfig) -> StageRecord:
     """Stage `refresh`: the fine-tuned towers go on with train and valid, to refresh/towers.safetensors.
 
     These are the towers that are served. The reranker is fitted beside those of `finetune`, to whom valid is new.
     """
     storage = loop.storage
+    job = with_widths(storage, job)
     fitted = storage.folder("finetune") / "towers.safetensors"
     settings = _settings(loop, job, job.training.finetune.for_refresh(), ("train", "valid")) | {"fitted": str(fitted)}
     return loop.stage(

@@ -17,10 +17,12 @@ from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.media.child import DEFAULT_DECODER
 from avrec_ray.media.clips import read_clips
 from avrec_ray.media.config import MediaConfig
-from avrec_ray.pipelines.catalogue import read_items, word_ids
+from avrec_ray.pipelines.catalogue import given_vectors, read_item_tokens, read_items, word_ids
+from avrec_ray.pipelines.encode_items import encode_items
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.stream_batches import MediaItems, StreamBatches, StreamSettings
+from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.pipelines.train import Work, run_trainer
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTower
@@ -28,6 +30,7 @@ from avrec_ray.training.checkpoint import load_weights, save_weights
 from avrec_ray.training.clip_batches import Augmenter, ClipArrays, ClipBatches
 from avrec_ray.training.config import PretrainConfig
 from avrec_ray.training.epoch_plan import EpochPlan
+from avrec_ray.training.feature_batches import FeatureBatches, num_pairs
 from avrec_ray.training.steps import PretrainStep
 
 
@@ -35,15 +38,21 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     """Stage `pretrain`: clips/ and the items table to pretrain/item_tower.safetensors.
 
     With data.mode=stream the clips that are trained on come from the media themselves; clips/ then says which items
-    are usable. What comes after pretraining reads clips/ in both modes.
+    are usable. What comes after pretraining reads clips/ in both modes. Encoders that are all frozen run first, to
+    item_features/, and what is trained on their tokens is the adapters and the heads of the contrast.
     """
     storage = loop.storage
+    job = with_widths(storage, job)
     settings = stage_settings(storage, job)
 
     def work(stage: StageRun) -> dict[str, float]:
-        if num_items_with_media(storage.folder("clips")) < job.cluster.num_workers:
+        if job.towers.all_frozen:
+            num_usable, placed = _encode_first(stage, job), settings
+        else:
+            num_usable = num_items_with_media(storage.folder("clips"))
+            placed = {**settings, **decode_actors(job, stage.log)} if job.data.mode == "stream" else settings
+        if num_usable < job.cluster.num_workers:
             return _start_untrained(stage, job)
-        placed = {**settings, **decode_actors(job, stage.log)} if job.data.mode == "stream" else settings
         checkpoint = run_trainer(stage, job.cluster, build_work, placed, job.training.pretrain.epochs, seed=job.seed)
         step = PretrainStep(ItemTower(job.towers))
         load_weights(checkpoint / "checkpoint" / "model.safetensors", step)
@@ -57,8 +66,28 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         work,
         settings={**settings, "workers": job.cluster.num_workers},
         inputs={"decode_media": require_record(storage, "decode_media").fingerprint},
-        outputs=[storage.folder("pretrain") / "item_tower.safetensors"],
+        outputs=[
+            storage.folder("pretrain") / "item_tower.safetensors",
+            *([features_path(storage)] if job.towers.all_frozen else []),
+        ],
     )
+
+
+def features_path(storage: Storage) -> Path:
+    """The item tokens of encoders that are all frozen."""
+    return storage.folder("item_features") / "tokens.parquet"
+
+
+def _encode_first(stage: StageRun, job: JobConfig) -> int:
+    """Run frozen encoders, once; returns the number of items with two modalities to contrast."""
+    storage = stage.storage
+    stage.log("every encoder is frozen: they run once, and training reads their tokens, without augmentation")
+    with stage.publish("item_features") as (folder,):
+        path = folder / "tokens.parquet"
+        num_items = encode_items(storage.folder("clips"), storage.items, None, job.towers, job.cluster, path)
+    _, tokens, _ = read_item_tokens(features_path(storage), job.towers)
+    stage.log(f"{num_items} items encoded, {num_pairs(tokens)} of them with two modalities or more")
+    return num_pairs(tokens)
 
 
 def stage_settings(storage: Storage, job: JobConfig) -> dict[str, Any]:
@@ -69,6 +98,7 @@ def stage_settings(storage: Storage, job: JobConfig) -> dict[str, Any]:
         "pretrain": to_dict(job.training.pretrain),
         "clips": str(storage.folder("clips")),
         "items": str(storage.items),
+        "item_features": str(features_path(storage)),
         "seed": job.seed,
         "mode": job.data.mode,
         "random_clips": job.data.mode == "stream" and job.data.random_clips,
@@ -93,8 +123,8 @@ def decode_actors(job: JobConfig, log: Callable[[str], None], decoder: str = DEF
 
 
 def _start_untrained(stage: StageRun, job: JobConfig) -> dict[str, float]:
-    """A catalogue of text alone has no two modalities to contrast; fine-tuning starts from fresh encoders."""
-    stage.log("next to no item has video or audio: nothing to contrast, the encoders stay as initialised")
+    """A catalogue of one modality, such as text, has nothing to contrast; fine-tuning starts from fresh encoders."""
+    stage.log("next to no item has two modalities: nothing to contrast, the encoders stay as they were at first")
     torch.manual_seed(job.seed)
     with stage.publish("pretrain") as (folder,):
         save_weights(folder / "item_tower.safetensors", ItemTower(job.towers))
@@ -114,6 +144,10 @@ def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
     cfg = from_dict(PretrainConfig, settings["pretrain"])
     clips, items = Path(settings["clips"]), Path(settings["items"])
     step = PretrainStep(ItemTower(towers))
+    if towers.all_frozen:
+        _, tokens, _ = read_item_tokens(Path(settings["item_features"]), towers)
+        features = FeatureBatches(tokens, towers.max_clips, cfg, settings["seed"], rank, num_workers)
+        return Work(step, features, features.steps_per_epoch, cfg)
     if settings["mode"] == "stream":
         streamed = stream_batches(settings, towers, cfg, rank, num_workers)
         return Work(step, streamed, streamed.steps_per_epoch, cfg, streamed.left_out, streamed.notes)
@@ -125,15 +159,16 @@ def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
 def load_clip_arrays(clips_path: Path, items_path: Path, towers: TowersConfig) -> ClipArrays:
     """The clips table in memory. Each worker holds all of it: about 230 kB a clip at the default sizes."""
     table = read_clips(clips_path)
-    item_ids, item_idx = np.unique(table["item_id"], return_inverse=True)
-    items = read_items(items_path, [str(i) for i in item_ids])
+    names, item_idx = np.unique(table["item_id"], return_inverse=True)
+    item_ids = [str(i) for i in names]
     return ClipArrays(
         frames=table["frames"],
         log_mel=table["log_mel"],
         has_video=table["has_video"],
         has_audio=table["has_audio"],
         item_idx=item_idx,
-        word_ids=word_ids(items, towers),
+        word_ids=word_ids(read_items(items_path, item_ids), towers),
+        vectors=given_vectors(items_path, item_ids, towers),
     )
 
 
@@ -142,15 +177,17 @@ def stream_batches(
 ) -> StreamBatches:
     """Batches from media. Which items are usable, and their clips, decode_media has found out; arrays are not read."""
     table = read_clips(settings["clips"], ["item_id", "clip_idx", "has_video", "has_audio"])
-    item_ids, item_idx = np.unique(table["item_id"], return_inverse=True)
-    items = read_items(Path(settings["items"]), [str(i) for i in item_ids])
+    names, item_idx = np.unique(table["item_id"], return_inverse=True)
+    item_ids, items_path = [str(i) for i in names], Path(settings["items"])
+    items = read_items(items_path, item_ids)
     media = from_dict(MediaConfig, settings["media"])
     listed = MediaItems(
-        item_ids=[str(i) for i in item_ids],
+        item_ids=item_ids,
         media_uris=items["media_uri"].to_pylist(),
         word_ids=word_ids(items, towers),
         item_idx=item_idx,
         clip_idx=table["clip_idx"].astype(np.int64),
+        vectors=given_vectors(items_path, item_ids, towers),
     )
     plan = EpochPlan(item_idx, table["has_video"] | table["has_audio"], cfg, settings["seed"], rank, num_workers)
     share = StreamSettings(

@@ -22,10 +22,12 @@ from avrec_ray.evaluation.slices import (
     warmth_slices,
 )
 from avrec_ray.evaluation.user_groups import attribute_groups
+from avrec_ray.item_vectors import VECTOR_COLUMNS
 from avrec_ray.media.clips import iter_clips
 from avrec_ray.media.text import item_text
 from avrec_ray.pipelines.catalogue import read_items
 from avrec_ray.pipelines.storage import Storage
+from avrec_ray.types import MODALITIES
 
 NUM_CATEGORIES = 10
 """Categories with a slice of their own: those of most items."""
@@ -72,7 +74,7 @@ def user_attributes(storage: Storage, users: Sequence[str]) -> dict[str, list[st
 
 
 def item_modalities(storage: Storage, item_ids: list[str]) -> npt.NDArray[np.bool_]:
-    """Bool [N, M], columns as MODALITIES: what the clips of each item hold, and whether it has any word."""
+    """Bool [N, M], columns as MODALITIES: what the clips of each item hold, whether it has any word, or a vector."""
     has = np.zeros((len(item_ids), 3), bool)
     row_of = {item_id: row for row, item_id in enumerate(item_ids)}
     clips = storage.folder("clips")
@@ -82,7 +84,22 @@ def item_modalities(storage: Storage, item_ids: list[str]) -> npt.NDArray[np.boo
         for column, name in enumerate(("has_video", "has_audio")):
             has[rows[(rows >= 0) & batch[name]], column] = True
     has[:, 2] = _has_text(storage.items, item_ids)
-    return has
+    return has | _has_vector(storage.items, item_ids)
+
+
+def _has_vector(items_path: Path, item_ids: list[str]) -> npt.NDArray[np.bool_]:
+    """Bool [N, M]: a `<kind>_vector` of the items table."""
+    names = set(pq.read_schema(items_path).names)
+    columns = {name: [c for c in VECTOR_COLUMNS[name] if c in names] for name in MODALITIES}
+    wanted = [column for given in columns.values() for column in given]
+    table = pq.read_table(items_path, columns=["item_id", *wanted])
+    row_of = {item_id: row for row, item_id in enumerate(table["item_id"].to_pylist())}
+    rows = np.array([row_of[item_id] for item_id in item_ids], np.int64)
+    has = np.zeros((table.num_rows, len(MODALITIES)), bool)
+    for place, given in enumerate(columns.values()):
+        for column in given:
+            has[:, place] |= table[column].is_valid().to_numpy(zero_copy_only=False)
+    return has[rows]
 
 
 def _has_text(items_path: Path, item_ids: list[str]) -> list[bool]:

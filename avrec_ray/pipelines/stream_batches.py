@@ -8,7 +8,7 @@ One execution spans many epochs: actors start once, and the next epoch's clips a
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,8 @@ class MediaItems:
     """[clips]: item of each clip."""
     clip_idx: npt.NDArray[np.int64]
     """[clips]: number of the clip among its item's."""
+    vectors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """[items, W] of each modality that comes as a vector; see ItemInputs."""
 
 
 @dataclass(kw_only=True)
@@ -192,4 +194,10 @@ class StreamBatches:
             word_ids=torch.where(usable[:, None], words, 0),
             has_video=torch.from_numpy(np.array(batch["has_video"])),
             has_audio=torch.from_numpy(np.array(batch["has_audio"])),
+            **{
+                f"{name}_vector": torch.where(
+                    usable[:, None], torch.from_numpy(v[self.items.item_idx[rows]]), torch.nan
+                )
+                for name, v in self.items.vectors.items()
+            },
         )

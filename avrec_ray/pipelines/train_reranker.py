@@ -15,6 +15,7 @@ from avrec_ray.errors import StageError
 from avrec_ray.pipelines.catalogue import item_durations, positive_counts, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import CatalogueVectors, embed_catalogue
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
+from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.ranking.fitting import FittedReranker, fit_reranker
 from avrec_ray.ranking.interaction import AttentionReranker
 from avrec_ray.ranking.lists import ItemArrays, neighbour_scores
@@ -28,6 +29,7 @@ from avrec_ray.training.histories import POSITIVE_CODES, EventColumns, columns_f
 def run(loop: Loop, job: JobConfig) -> StageRecord:
     """Stage `train_reranker`: towers of `finetune` and splits/valid.parquet to reranker/reranker.safetensors."""
     storage = loop.storage
+    job = with_widths(storage, job)
 
     def work(stage: StageRun) -> dict[str, float]:
         vectors = embed_catalogue(storage.root, "finetune", ("train",), job.towers, job.cluster)

@@ -2,8 +2,22 @@
 
 from dataclasses import dataclass
 
-from avrec_ray.dataclass_io import check_range
+from avrec_ray.dataclass_io import check_choice, check_range
 from avrec_ray.errors import ConfigError
+from avrec_ray.types import MODALITIES
+
+ENCODER_CHOICES = {
+    "video": ("scratch", "none", "precomputed", "transformers", "efficientnet_lite0"),
+    "audio": ("scratch", "none", "precomputed", "transformers"),
+    "text": ("scratch", "none", "precomputed", "transformers", "minilm"),
+}
+"""Choices of `towers.<modality>_encoder`; encoder_registry.py builds each."""
+
+GIVEN = ("none", "precomputed")
+"""Encoders that read a vector of the items table, or nothing, instead of media or words."""
+
+MODES = ("frozen", "top", "lora", "full")
+"""Choices of `towers.<modality>_mode`: what pretraining changes of a pretrained encoder."""
 
 
 @dataclass(kw_only=True)
@@ -39,20 +53,68 @@ class TowersConfig:
     content_weight: float = 8.0
     """Length of an item's content vector beside its id vector, which starts at 1; less where content says little."""
 
+    video_encoder: str = "scratch"
+    """scratch: trained here; none: the modality is absent everywhere; precomputed: `<modality>_vector` of the items
+    table, image_vector counting as video; transformers: `<modality>_checkpoint`; efficientnet_lite0 and minilm (text):
+    weights of the extra `offline`."""
+    audio_encoder: str = "scratch"
+    text_encoder: str = "scratch"
+    video_checkpoint: str = ""
+    """Name on the hub, or absolute folder, of a transformers checkpoint; safetensors only, no code of its own."""
+    audio_checkpoint: str = ""
+    text_checkpoint: str = ""
+    video_mode: str = ""
+    """frozen: runs once, its tokens are kept; top: the last `top_blocks` blocks train; lora: low-rank matrices beside
+    the attention weights do; full: everything does. Empty: full from scratch, else frozen."""
+    audio_mode: str = ""
+    text_mode: str = ""
+    top_blocks: int = 1
+    lora_rank: int = 8
+    text_prefix: str = ""
+    """What a text checkpoint wants before every text; E5: "passage: "."""
+    video_width: int = 0
+    """Width of a pretrained encoder's tokens or of the precomputed vectors. 0: the pipeline finds it out and keeps it,
+    so that a bundle needs neither checkpoint nor table. The same for the next two."""
+    audio_width: int = 0
+    text_width: int = 0
+
     num_frames: int = 8
     frame_size: int = 64
     num_mel_bins: int = 80
     num_mel_frames: int = 400
+    front_end: str = "whisper"
+    """media.front_end, which an audio checkpoint must fit."""
     max_clips: int = 2
 
+    def encoder_of(self, modality: str) -> str:
+        """Key of the modality's encoder."""
+        return str(getattr(self, f"{modality}_encoder"))
+
+    def mode_of(self, modality: str) -> str:
+        """What pretraining changes of the modality's encoder, one of MODES."""
+        given = str(getattr(self, f"{modality}_mode"))
+        return given or ("full" if self.encoder_of(modality) == "scratch" else "frozen")
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that are not absent everywhere, in the order of MODALITIES."""
+        return tuple(name for name in MODALITIES if self.encoder_of(name) != "none")
+
+    @property
+    def all_frozen(self) -> bool:
+        """Whether pretraining changes no encoder, so that their tokens can be made before it."""
+        return all(self.mode_of(name) == "frozen" for name in MODALITIES)
+
     def __post_init__(self) -> None:
+        for modality in MODALITIES:
+            self._check_encoder(modality)
         if self.model_dim % self.num_heads:
             raise ConfigError(f"towers.model_dim={self.model_dim} is not a multiple of num_heads={self.num_heads}")
-        if self.frame_size % self.patch_size:
+        if self.video_encoder == "scratch" and self.frame_size % self.patch_size:
             raise ConfigError(
                 f"media.frame_size={self.frame_size} is not a multiple of towers.patch_size={self.patch_size}"
             )
-        if self.num_frames % min(self.num_frames, self.tokens_per_clip):
+        if self.video_encoder not in GIVEN and self.num_frames % min(self.num_frames, self.tokens_per_clip):
             raise ConfigError(
                 f"media.num_frames={self.num_frames} is not a multiple of tokens_per_clip={self.tokens_per_clip}"
             )
@@ -61,6 +123,28 @@ class TowersConfig:
             check_range(f"towers.{name}", getattr(self, name), 0.0, 0.99)
         for name in ("embedding_dim", "encoder_layers", "fusion_layers", "user_layers", "history_length", "max_clips"):
             check_range(f"towers.{name}", getattr(self, name), 1)
+        for name in ("top_blocks", "lora_rank", "tokens_per_clip", "max_text_tokens"):
+            check_range(f"towers.{name}", getattr(self, name), 1)
+
+    def _check_encoder(self, modality: str) -> None:
+        encoder, mode = self.encoder_of(modality), self.mode_of(modality)
+        check_choice(f"towers.{modality}_encoder", encoder, ENCODER_CHOICES[modality])
+        check_choice(f"towers.{modality}_mode", mode, MODES)
+        check_range(f"towers.{modality}_width", getattr(self, f"{modality}_width"), 0)
+        checkpoint = getattr(self, f"{modality}_checkpoint")
+        if (encoder == "transformers") != bool(checkpoint):
+            raise ConfigError(
+                f"towers.{modality}_encoder={encoder!r} with {modality}_checkpoint={checkpoint!r}; a checkpoint and "
+                "the encoder transformers go together"
+            )
+        if encoder == "scratch" and mode != "full":
+            raise ConfigError(
+                f"towers.{modality}_mode={mode!r}, but an encoder from scratch learns everything; expected full"
+            )
+        if encoder in GIVEN and mode != "frozen":
+            raise ConfigError(
+                f"towers.{modality}_mode={mode!r}, but encoder {encoder!r} has no weights; leave it empty"
+            )
 
 
 def moment_layout(max_clips: int) -> list[tuple[str, int]]:

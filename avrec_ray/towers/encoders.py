@@ -85,7 +85,3 @@ class TextEncoder(nn.Module):
         mean_BE = (states_BSE * weight_BS1).sum(1) / weight_BS1.sum(1).clamp(min=1)
         peak_BE = states_BSE.masked_fill(weight_BS1 == 0, -1e4).amax(1) * present_BS.any(1, keepdim=True)
         return torch.stack([mean_BE, peak_BE], 1)
-
-
-ENCODERS: dict[str, type[nn.Module]] = {"video": VideoEncoder, "audio": AudioEncoder, "text": TextEncoder}
-"""Encoder of each modality."""

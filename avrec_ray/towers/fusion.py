@@ -14,7 +14,10 @@ from avrec_ray.types import MODALITIES
 
 
 class FusionLayer(nn.Module):
-    """Each modality attends over its own tokens and the bottleneck; the bottleneck is averaged over the present."""
+    """Each modality attends over its own tokens and the bottleneck; the bottleneck is averaged over the present.
+
+    Modalities that are absent everywhere have no weights, and their tokens pass.
+    """
 
     def __init__(self, cfg: TowersConfig) -> None:
         super().__init__()
@@ -24,7 +27,7 @@ class FusionLayer(nn.Module):
                     cfg.model_dim, cfg.num_heads, 2 * cfg.model_dim, cfg.dropout, F.gelu,
                     batch_first=True, norm_first=True,
                 )
-                for name in MODALITIES
+                for name in cfg.modalities
             }
         )  # fmt: skip
 
@@ -33,7 +36,7 @@ class FusionLayer(nn.Module):
     ) -> tuple[dict[str, Tensor], Tensor]:
         num_bottleneck = bottleneck_BQE.shape[1]
         seen = bottleneck_BQE.new_zeros(len(bottleneck_BQE), num_bottleneck, dtype=torch.bool)
-        updated, total = {}, torch.zeros_like(bottleneck_BQE)
+        updated, total = dict(tokens), torch.zeros_like(bottleneck_BQE)
         count = bottleneck_BQE.new_zeros(len(bottleneck_BQE), 1, 1)
         for name, layer in self.attend.items():
             joined = torch.cat([bottleneck_BQE, tokens[name]], 1)
@@ -52,12 +55,12 @@ class BottleneckFusion(nn.Module):
     def __init__(self, cfg: TowersConfig) -> None:
         super().__init__()
         self.bottleneck = nn.Parameter(torch.randn(cfg.num_bottleneck_tokens, cfg.model_dim) * 0.02)
-        self.norms = nn.ModuleDict({name: nn.LayerNorm(cfg.model_dim) for name in MODALITIES})
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(cfg.model_dim) for name in cfg.modalities})
         self.layers = nn.ModuleList(FusionLayer(cfg) for _ in range(cfg.fusion_layers))
 
     def forward(self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """`tokens[m]` float [B, K_m, E], `masks[m]` bool [B, K_m], true where the token exists."""
-        states = {name: self.norms[name](tokens[name]) for name in MODALITIES}
+        states = {**tokens, **{name: norm(tokens[name]) for name, norm in self.norms.items()}}
         bottleneck_BQE = self.bottleneck.expand(len(states["text"]), -1, -1)
         for layer in self.layers:
             states, bottleneck_BQE = layer(states, masks, bottleneck_BQE)

@@ -1,6 +1,6 @@
 """The item tower: clips and text to one embedding and to moments with time spans.
 
-Dimension key: B batch, C clips, K tokens a clip, M moments, D embedding, E model width, N catalogue.
+Dimension key: B batch, C clips, K tokens a clip, M moments, D embedding, W an encoder's width, E model width.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avrec_ray.towers.config import TowersConfig
-from avrec_ray.towers.encoders import TEXT_TOKENS, AudioEncoder, TextEncoder, VideoEncoder
+from avrec_ray.towers.encoder_registry import build_adapter, build_encoder, token_shape
 from avrec_ray.towers.fusion import BottleneckFusion, drop_modalities
 from avrec_ray.types import MODALITIES
 
@@ -30,10 +30,40 @@ class ItemInputs:
     """bool [B]."""
     has_audio: Tensor
     """bool [B]."""
+    video_vector: Tensor | None = None
+    """float32 [B, W] where the modality comes as a vector, or is absent everywhere: read instead of what is above.
+    A row of NaN says that the item has none. The same for the next two."""
+    audio_vector: Tensor | None = None
+    text_vector: Tensor | None = None
 
     def presence(self) -> dict[str, Tensor]:
         """Which modalities each item has: bool [B] a modality."""
-        return {"video": self.has_video, "audio": self.has_audio, "text": (self.word_ids > 0).any(1)}
+        found = {"video": self.has_video, "audio": self.has_audio, "text": (self.word_ids > 0).any(1)}
+        given = {name: getattr(self, f"{name}_vector") for name in MODALITIES}
+        return found | {name: ~vector[:, 0].isnan() for name, vector in given.items() if vector is not None}
+
+    def source(self, modality: str) -> Tensor:
+        """What the encoder of a modality reads."""
+        vector: Tensor | None = getattr(self, f"{modality}_vector")
+        raw = {"video": self.frames, "audio": self.log_mel, "text": self.word_ids}
+        return raw[modality] if vector is None else vector
+
+
+@dataclass(eq=False)
+class ClipFeatures:
+    """What frozen encoders made of one clip and the text of each item of a batch, float32 [B, K, W] a modality."""
+
+    video: Tensor
+    audio: Tensor
+    text: Tensor
+    has_video: Tensor
+    """bool [B]. The same for the next two."""
+    has_audio: Tensor
+    has_text: Tensor
+
+    def presence(self) -> dict[str, Tensor]:
+        """As `ItemInputs.presence`."""
+        return {"video": self.has_video, "audio": self.has_audio, "text": self.has_text}
 
 
 @dataclass(eq=False)
@@ -41,7 +71,7 @@ class ItemTokens:
     """What the encoders leave of whole items; cheap to keep, so that frozen encoders run once."""
 
     tokens: dict[str, Tensor]
-    """float32 [B, C*K, E] for video and audio, [B, 2, E] for text."""
+    """float32 [B, C*K, W] for video and audio, [B, K, W] for text."""
     masks: dict[str, Tensor]
     """bool, the first two dimensions of `tokens`: true where the token exists."""
 
@@ -57,31 +87,33 @@ class ItemTokens:
 
 
 class ItemTower(nn.Module):
-    """Encoders, fusion and projection. `num_items` rows of id vectors are added where items are warm."""
+    """Encoders, adapters, fusion and projection. `num_items` rows of id vectors are added where items are warm."""
 
     def __init__(self, cfg: TowersConfig, num_items: int = 0) -> None:
         super().__init__()
         self.cfg = cfg
-        self.encoders = nn.ModuleDict(
-            {"video": VideoEncoder(cfg), "audio": AudioEncoder(cfg), "text": TextEncoder(cfg)}
-        )
+        self.encoders = nn.ModuleDict({name: build_encoder(name, cfg) for name in MODALITIES})
+        self.adapters = nn.ModuleDict({name: build_adapter(name, cfg) for name in MODALITIES})
         self.contrast_heads = nn.ModuleDict({name: nn.Linear(cfg.model_dim, cfg.embedding_dim) for name in MODALITIES})
         self.fusion = BottleneckFusion(cfg)
         self.project = nn.Sequential(nn.LayerNorm(cfg.model_dim), nn.Linear(cfg.model_dim, cfg.embedding_dim))
         self.ids = nn.Embedding(max(num_items, 1), cfg.embedding_dim)
         nn.init.normal_(self.ids.weight, std=cfg.embedding_dim**-0.5)
 
-    def encode_clips(self, inputs: ItemInputs) -> dict[str, Tensor]:
-        """Tokens of each modality, [B, K, E] ([B, 2, E] for text). Absent modalities give rows to be masked."""
-        return {
-            "video": self.encoders["video"](inputs.frames),
-            "audio": self.encoders["audio"](inputs.log_mel),
-            "text": self.encoders["text"](inputs.word_ids),
-        }
+    def encode_clips(self, inputs: ItemInputs | ClipFeatures) -> dict[str, Tensor]:
+        """Tokens of each modality, [B, K, W]. Absent modalities give rows to be masked; features are tokens already."""
+        if isinstance(inputs, ClipFeatures):
+            return {name: getattr(inputs, name) for name in MODALITIES}
+        return {name: self.encoders[name](inputs.source(name)) for name in MODALITIES}
+
+    def adapt(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tokens of the encoders at the width of the model, [B, K, E]."""
+        return {name: self.adapters[name](tokens[name]) for name in MODALITIES}
 
     def contrast(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Unit vectors [B, D] of each modality alone, compared with one another in pretraining."""
-        return {name: F.normalize(self.contrast_heads[name](tokens[name].mean(1)), dim=-1) for name in MODALITIES}
+        adapted = self.adapt(tokens)
+        return {name: F.normalize(self.contrast_heads[name](adapted[name].mean(1)), dim=-1) for name in MODALITIES}
 
     def fuse(self, items: ItemTokens, item_idx: Tensor | None = None, warm: Tensor | None = None) -> Tensor:
         """Item embeddings, unit [B, D]; `item_idx` int64 [B] and `warm` bool [B] add id vectors to warm items.
@@ -89,7 +121,7 @@ class ItemTower(nn.Module):
         Content has the length `content_weight`, id vectors start with length 1 and grow where behaviour says so.
         """
         masks = drop_modalities(items.masks, self.cfg.modality_dropout) if self.training else items.masks
-        fused_BE, _ = self.fusion(items.tokens, masks)
+        fused_BE, _ = self.fusion(self.adapt(items.tokens), masks)
         content_BD = F.normalize(self.project(fused_BE), dim=-1) * self.cfg.content_weight
         return F.normalize(content_BD + self._id_vectors(fused_BE, item_idx, warm), dim=-1)
 
@@ -98,7 +130,7 @@ class ItemTower(nn.Module):
 
         In order: the video of each clip, the audio of each clip, the text.
         """
-        _, states = self.fusion(items.tokens, items.masks)
+        _, states = self.fusion(self.adapt(items.tokens), items.masks)
         pooled, present = [], []
         for name in MODALITIES:
             spans = self.cfg.max_clips if name != "text" else 1
@@ -119,11 +151,7 @@ class ItemTower(nn.Module):
 
 
 def token_shapes(cfg: TowersConfig) -> dict[str, tuple[int, int]]:
-    """Shape of one item's tokens, (tokens, E), a modality."""
-    video = cfg.max_clips * min(cfg.num_frames, cfg.tokens_per_clip)
-    audio = cfg.max_clips * cfg.tokens_per_clip
-    return {
-        "video": (video, cfg.model_dim),
-        "audio": (audio, cfg.model_dim),
-        "text": (TEXT_TOKENS, cfg.model_dim),
-    }
+    """Shape of one item's tokens, (tokens, W), a modality. No weight is loaded for it."""
+    spans = {"video": cfg.max_clips, "audio": cfg.max_clips, "text": 1}
+    shapes = {name: token_shape(name, cfg) for name in MODALITIES}
+    return {name: (spans[name] * tokens, width) for name, (tokens, width) in shapes.items()}

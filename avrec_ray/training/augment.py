@@ -7,7 +7,7 @@ decoded clips are changed as those that read media.
 Dimension key: B batch, T frames, C channels, F mel bins, A mel frames, S words.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -76,12 +76,11 @@ def augment(inputs: ItemInputs, cfg: PretrainConfig, draws: AugmentDraws, front_
     """
     frames = _recolour(_crop_and_flip(inputs.frames, cfg, draws), cfg, draws)
     log_mel = _hide_bands(_amplify(inputs.log_mel, cfg, draws, front_end), draws)
-    return ItemInputs(
+    return replace(
+        inputs,
         frames=torch.where(_per_item(inputs.has_video, frames), frames.round().clamp(0, 255).to(torch.uint8), 0),
         log_mel=torch.where(_per_item(inputs.has_audio, log_mel), log_mel, 0.0),
         word_ids=_hide_words(inputs.word_ids, cfg, draws),
-        has_video=inputs.has_video,
-        has_audio=inputs.has_audio,
     )
 
 

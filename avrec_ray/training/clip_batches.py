@@ -1,7 +1,7 @@
 """Batches for pretraining from decoded clips: one of the clips of each item with its text, augmented."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,18 @@ class ClipArrays:
     """Item of each clip."""
     word_ids: npt.NDArray[np.int64]
     """[items, S]."""
+    vectors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """[items, W] of each modality that comes as a vector; see ItemInputs."""
+
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """[clips]: whether there is a picture or a sound."""
+        return np.logical_or(*(self._has(name) for name in ("video", "audio")))
+
+    def _has(self, modality: str) -> npt.NDArray[np.bool_]:
+        if modality in self.vectors:
+            return np.asarray(~np.isnan(self.vectors[modality][self.item_idx, 0]))
+        return self.has_video if modality == "video" else self.has_audio
 
     def inputs(self, clips: npt.NDArray[np.int64]) -> ItemInputs:
         """Tower inputs of the given clips."""
@@ -37,6 +49,7 @@ class ClipArrays:
             word_ids=torch.from_numpy(self.word_ids[self.item_idx[clips]]),
             has_video=torch.from_numpy(self.has_video[clips]),
             has_audio=torch.from_numpy(self.has_audio[clips]),
+            **{f"{name}_vector": torch.from_numpy(v[self.item_idx[clips]]) for name, v in self.vectors.items()},
         )
 
 
@@ -69,7 +82,7 @@ class ClipBatches:
         front_end: str = "whisper",
     ) -> None:
         self.clips = clips
-        self.plan = EpochPlan(clips.item_idx, clips.has_video | clips.has_audio, cfg, seed, rank, num_workers)
+        self.plan = EpochPlan(clips.item_idx, clips.present, cfg, seed, rank, num_workers)
         self.augmenter = Augmenter(cfg, self.plan, FRONT_ENDS[front_end])
 
     @property

@@ -42,7 +42,7 @@ def test_check_tables_bad_watch_seconds_names_row(seconds: float) -> None:
 
 def test_check_tables_without_usable_items_raises() -> None:
     empty = items(media_uri=pa.array([None, None], pa.string()), title=["", "  "])
-    with pytest.raises(StageError, match="none of 2 rows is usable; an item needs a media_uri or a title"):
+    with pytest.raises(StageError, match="none of 2 rows is usable; an item needs a media_uri, a title"):
         check_tables(empty, interactions())
 
 
