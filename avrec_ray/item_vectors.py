@@ -1,7 +1,8 @@
 """Vector columns of the items table, `<kind>_vector`: features that a team already has, for the encoder `precomputed`.
 
 A column holds one vector an item, of any one width, or null where the item lacks the modality. The check turns it into
-a fixed-size list of float32, so that the width stands in the table's schema.
+a list of float32 and writes the width into the field's metadata. (Arrow's own fixed-size lists would say it too, but
+with nulls among them they cannot be read back from Parquet.)
 
 Dimension key: N items, W width.
 """
@@ -19,11 +20,12 @@ VECTOR_COLUMNS = {
     "text": ("text_vector",),
 }
 """Columns that a modality is read from; the first that the table has."""
+_WIDTH = b"width"
 ALL_VECTOR_COLUMNS = tuple(name for names in VECTOR_COLUMNS.values() for name in names)
 
 
 def check_vectors(items: pa.Table) -> pa.Table:
-    """The table with each vector column as a fixed-size list of float32.
+    """The table with each vector column as a list of float32 whose field says the width.
 
     Raises:
         TableError: a column is no list of numbers, null in every row, of mixed widths, or holds a value that is missing
@@ -32,7 +34,8 @@ def check_vectors(items: pa.Table) -> pa.Table:
     for name in ALL_VECTOR_COLUMNS:
         if name in items.column_names and items.num_rows:
             place = items.column_names.index(name)
-            items = items.set_column(place, name, _fixed_size(items[name], name))
+            field, lists = vectors_column(name, _matrix(items[name], name))
+            items = items.set_column(place, field, lists)
     return items
 
 
@@ -55,29 +58,32 @@ def vector_column(schema: pa.Schema, modality: str) -> str:
 def vector_width(schema: pa.Schema, modality: str) -> int:
     """Width of a modality's vectors in a checked items table. Raises as `vector_column` does."""
     name = vector_column(schema, modality)
-    kind = schema.field(name).type
-    if not pa.types.is_fixed_size_list(kind):
-        raise TableError(f"items: column {name!r} has type {kind}, expected a fixed-size list; run jobs.prepare")
-    return int(kind.list_size)
+    width = (schema.field(name).metadata or {}).get(_WIDTH)
+    if width is None:
+        raise TableError(f"items: column {name!r} was not checked, its width is not known; run jobs.prepare")
+    return int(width)
 
 
-def vectors_with_gaps(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """A checked vector column as [N, W]; NaN in the rows that are null."""
-    lists = column.combine_chunks()
+def vectors_with_gaps(items: pa.Table, modality: str) -> npt.NDArray[np.float32]:
+    """A modality's column of a checked table as [N, W]; NaN in the rows that are null."""
+    lists = items[vector_column(items.schema, modality)].combine_chunks()
+    vectors = np.full((len(lists), vector_width(items.schema, modality)), np.nan, np.float32)
     present = lists.is_valid().to_numpy(zero_copy_only=False)
-    vectors = np.full((len(lists), lists.type.list_size), np.nan, np.float32)
-    vectors[present] = lists.drop_null().flatten().to_numpy().reshape(-1, lists.type.list_size)
+    vectors[present] = lists.drop_null().flatten().to_numpy().reshape(-1, vectors.shape[1])
     return vectors
 
 
-def vectors_column(vectors: npt.NDArray[np.float32]) -> pa.Array:
-    """[N, W] as a fixed-size list column; a row that begins with NaN is null."""
-    absent = np.isnan(vectors[:, 0])
-    flat = pa.array(np.where(absent[:, None], np.float32(0), vectors).reshape(-1), pa.float32())
-    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=pa.array(absent))
+def vectors_column(name: str, vectors: npt.NDArray[np.float32]) -> tuple[pa.Field, pa.Array]:
+    """[N, W] as a column that needs no check; a row that begins with NaN is null."""
+    present = ~np.isnan(vectors[:, 0])
+    offsets = pa.array(np.concatenate([[0], np.cumsum(present) * vectors.shape[1]]), pa.int64())
+    values = pa.array(vectors[present].reshape(-1), pa.float32())
+    lists = pa.LargeListArray.from_arrays(offsets, values, mask=pa.array(~present))
+    return pa.field(name, lists.type, metadata={_WIDTH: str(vectors.shape[1])}), lists
 
 
-def _fixed_size(column: pa.ChunkedArray, name: str) -> pa.Array:
+def _matrix(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float32]:
+    """[N, W] of a column as given, NaN where it is null."""
     lists = column.combine_chunks()
     if isinstance(lists, pa.ExtensionArray):  # Arrow's fixed-shape tensors
         lists = lists.storage
@@ -106,7 +112,7 @@ def _fixed_size(column: pa.ChunkedArray, name: str) -> pa.Array:
         )
     vectors = np.full((len(lists), width), np.nan, np.float32)
     vectors[present] = rows
-    return vectors_column(vectors)
+    return vectors
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from avrec_ray.dataclass_io import check_choice, check_range
 from avrec_ray.errors import ConfigError
 
-DATASETS = ("tables", "synthetic", "movielens", "lastfm")
+DATASETS = ("tables", "synthetic", "movielens", "lastfm", "microvideo")
 MODES = ("cached", "stream")
 MOVIELENS_VARIANTS = ("ml-100k", "ml-latest-small")
 
@@ -105,11 +105,22 @@ class LastFMConfig:
 
 
 @dataclass(kw_only=True)
+class MicroVideoConfig:
+    """A folder of micro-videos known by their features: interactions.npz, audio_feat.npy, image_feat.npy."""
+
+    source: str = ""
+    """Absolute folder with these files."""
+
+    def __post_init__(self) -> None:
+        _check_absolute("microvideo.source", self.source)
+
+
+@dataclass(kw_only=True)
 class DataConfig:
     """Which dataset a run uses, and where its tables lie."""
 
     dataset: str = "tables"
-    """One of DATASETS: your own Parquet tables, a rendered catalogue, MovieLens, or Last.fm."""
+    """One of DATASETS: your own Parquet tables, a rendered catalogue, MovieLens, Last.fm, or micro-videos' features."""
     items: str = ""
     """Absolute path of the items table; empty for <storage_path>/tables/items.parquet. The same for the next three."""
     interactions: str = ""
@@ -127,6 +138,7 @@ class DataConfig:
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     movielens: MovieLensConfig = field(default_factory=MovieLensConfig)
     lastfm: LastFMConfig = field(default_factory=LastFMConfig)
+    microvideo: MicroVideoConfig = field(default_factory=MicroVideoConfig)
 
     def __post_init__(self) -> None:
         check_choice("data.dataset", self.dataset, DATASETS)

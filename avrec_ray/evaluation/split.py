@@ -6,6 +6,7 @@ others take a question apart, and let a model see what others did after the choi
 - `leave_one_out` holds out the last choice of each user, as most papers do: for comparing with them.
 - `cold_items` hides items whole: who will like what nobody met yet? The history at test is the user's log of all other
   items, of any time.
+- `given` keeps the split that a dataset was published with, as the interactions' column `part` says.
 - `hidden_users` hides users whole: does a model serve somebody it was not fitted on? The history at test is the earlier
   log of the user, in `Split.context`, which nobody may learn from.
 """
@@ -20,7 +21,18 @@ import pyarrow.compute as pc
 
 from avrec_ray.dataclass_io import check_choice, check_range
 from avrec_ray.errors import ConfigError, TableError
-from avrec_ray.evaluation.split_kinds import CONTEXT, SPLITS, TEST, TRAIN, VALID, Log, id_order
+from avrec_ray.evaluation.split_kinds import (
+    CONTEXT,
+    PART_COLUMN,
+    PART_NAMES,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALID,
+    Log,
+    Parts,
+    id_order,
+)
 from avrec_ray.types import POSITIVE_EVENTS, check_interactions
 
 RANK_AMONG = ("all", "hidden")
@@ -33,9 +45,9 @@ class SplitConfig:
     kind: str = "temporal"
     """Key of SPLITS."""
     test_fraction: float = 0.1
-    """Share for test of what the kind divides; leave_one_out does not read it. temporal: of the choices, the newest. A
-    choice is the first positive event of a user and item. cold_items: of the items in the log. hidden_users: of the
-    users with `min_interactions` choices."""
+    """Share for test of what the kind divides; leave_one_out and given do not read it. temporal: of the choices, the
+    newest. A choice is the first positive event of a user and item. cold_items: of the items in the log. hidden_users:
+    of the users with `min_interactions` choices."""
     valid_fraction: float = 0.1
     """Share for valid, likewise; temporal: of the choices just before test."""
     min_interactions: int = 5
@@ -117,7 +129,8 @@ def split_interactions(table: pa.Table, cfg: SplitConfig) -> Split:
             f"interactions: {table.num_rows} rows and no positive event; expected one of {POSITIVE_EVENTS}"
         )
     (user, user_ids), (item, item_ids) = (_ordered_codes(table, name) for name in ("user_id", "item_id"))
-    log = Log(user, item, at_us[order], is_choice, user_ids, item_ids)
+    own = _given_parts(table) if cfg.kind == "given" and PART_COLUMN in table.column_names else None
+    log = Log(user, item, at_us[order], is_choice, user_ids, item_ids, own)
     assigned = SPLITS[cfg.kind](log, cfg)
     train, valid, test, context = (
         table.filter(pa.array(assigned.parts == part)) for part in (TRAIN, VALID, TEST, CONTEXT)
@@ -170,6 +183,17 @@ def table_digest(table: pa.Table) -> str:
             column = column.cast(pa.int64())  # a time zone object prints differently from one library to the next
         digest.update(f"{name}\n{column.to_pylist()!r}\n".encode())
     return digest.hexdigest()
+
+
+def _given_parts(table: pa.Table) -> Parts:
+    names = table[PART_COLUMN].to_pylist()
+    for row, name in enumerate(names):
+        if name not in PART_NAMES:
+            raise TableError(
+                f"interactions: column {PART_COLUMN!r} holds {name!r} at {table['user_id'][row]}, "
+                f"{table['item_id'][row]}; expected one of {sorted(PART_NAMES)}"
+            )
+    return np.array([PART_NAMES[name] for name in names], np.int8)
 
 
 def _is_positive(table: pa.Table) -> pa.ChunkedArray:

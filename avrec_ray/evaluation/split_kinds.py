@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from avrec_ray.errors import TableError
+
 if TYPE_CHECKING:
     from avrec_ray.evaluation.split import SplitConfig
 
 TRAIN, VALID, TEST, CONTEXT = 0, 1, 2, 3
+PART_COLUMN = "part"
+"""Column of the interactions table that the kind `given` reads."""
+PART_NAMES = {"train": TRAIN, "valid": VALID, "test": TEST}
 Parts = npt.NDArray[np.int8]
 """TRAIN, VALID, TEST or CONTEXT for each row."""
 Flags = npt.NDArray[np.bool_]
@@ -30,6 +35,8 @@ class Log:
     user_ids: list[str]
     """Distinct, in the order of `id_order`."""
     item_ids: list[str]
+    given: Parts | None = None
+    """What the table's own column says; see `given`."""
 
 
 @dataclass(eq=False)
@@ -101,7 +108,23 @@ def hidden_users(log: Log, cfg: "SplitConfig") -> Assignment:
     return Assignment(parts, hidden=_named(drawn, log.user_ids))
 
 
-SPLITS = {"temporal": temporal, "leave_one_out": leave_one_out, "cold_items": cold_items, "hidden_users": hidden_users}
+def given(log: Log, cfg: "SplitConfig") -> Assignment:
+    """The parts that the interactions name themselves: a published split, kept as it is."""
+    if log.given is None:
+        raise TableError(
+            f"interactions: column {PART_COLUMN!r} is missing; evaluation.split.kind=given needs one that holds "
+            f"{sorted(PART_NAMES)}"
+        )
+    return Assignment(log.given)
+
+
+SPLITS = {
+    "temporal": temporal,
+    "leave_one_out": leave_one_out,
+    "cold_items": cold_items,
+    "hidden_users": hidden_users,
+    "given": given,
+}
 """How each kind of split assigns rows to parts."""
 
 

@@ -31,7 +31,7 @@ def given_vectors(items_path: Path, item_ids: list[str], cfg: TowersConfig) -> d
     for name in cfg.modalities:
         if cfg.encoder_of(name) == "precomputed":
             column = vector_column(pq.read_schema(items_path), name)
-            found[name] = vectors_with_gaps(_rows(items_path, item_ids, ["item_id", column])[column])
+            found[name] = vectors_with_gaps(_rows(items_path, item_ids, ["item_id", column]), name)
     return found
 
 

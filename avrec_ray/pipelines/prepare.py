@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from avrec_ray.dataclass_io import to_dict
-from avrec_ray.datasets import lastfm, movielens, synthetic
+from avrec_ray.datasets import lastfm, microvideo, movielens, synthetic
 from avrec_ray.datasets.config import DataConfig
 from avrec_ray.datasets.synthetic import RenderedItem, RenderTask
 from avrec_ray.datasets.table_files import Tables, read_tables, read_written
@@ -101,6 +101,10 @@ def _from_lastfm(data: DataConfig, storage: Storage, staging: Path, seed: int, l
     return lastfm.write_tables(staging, data.lastfm), {}
 
 
+def _from_microvideo(data: DataConfig, storage: Storage, staging: Path, seed: int, log: Log) -> Written:
+    return microvideo.write_tables(staging, data.microvideo), {}
+
+
 def _from_synthetic(data: DataConfig, storage: Storage, staging: Path, seed: int, log: Log) -> Written:
     """A catalogue of another seed or config has its own media folder, so that earlier tables keep their files."""
     digest = fingerprint_of("media", to_dict(data.synthetic), {"seed": str(seed)})[:12]
@@ -118,6 +122,7 @@ SOURCES: Mapping[str, Callable[[DataConfig, Storage, Path, int, Log], Written]] 
     "tables": _from_tables,
     "movielens": _from_movielens,
     "lastfm": _from_lastfm,
+    "microvideo": _from_microvideo,
     "synthetic": _from_synthetic,
 }
 """data.dataset -> how its tables come to be in a staging folder."""
@@ -167,6 +172,7 @@ def _settings(data: DataConfig, seed: int) -> dict[str, Any]:
         "tables": {},
         "movielens": to_dict(data.movielens),
         "lastfm": to_dict(data.lastfm),
+        "microvideo": to_dict(data.microvideo),
         "synthetic": {**to_dict(data.synthetic), "seed": seed},
     }
     return {"dataset": data.dataset, **own[data.dataset]}
@@ -180,7 +186,12 @@ def _inputs(data: DataConfig, storage: Storage) -> dict[str, str]:
     """
     if data.dataset == "tables":
         return {"tables": _read_own(data, storage).digest()}
-    source = {"movielens": data.movielens.source, "lastfm": data.lastfm.source}.get(data.dataset)
+    sources = {
+        "movielens": data.movielens.source,
+        "lastfm": data.lastfm.source,
+        "microvideo": data.microvideo.source,
+    }
+    source = sources.get(data.dataset)
     if source:
         files = sorted(p for p in Path(source).glob("*") if p.is_file())
         return {path.name: digest_file(path) for path in files}

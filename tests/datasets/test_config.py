@@ -19,7 +19,8 @@ def test_synthetic_config_default_is_the_demo_size() -> None:
 
 def test_data_config_unknown_dataset_lists_choices() -> None:
     with pytest.raises(
-        ConfigError, match=r"data\.dataset='netflix' is not one of \['lastfm', 'movielens', 'synthetic', 'tables'\]"
+        ConfigError,
+        match=r"data\.dataset='netflix' is not one of \['lastfm', 'microvideo', 'movielens', 'synthetic', 'tables'\]",
     ):
         DataConfig(dataset="netflix")
 

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avrec_ray.errors import TableError
+from avrec_ray.evaluation.leaks import find_leaks
 from avrec_ray.evaluation.split import SplitConfig, eval_targets, split_interactions
 from avrec_ray.evaluation.split_kinds import id_order
 from tests.evaluation.test_split import Row, interactions, logs, movielens, pairs_digest, parts_of, rows_of, settings_of
@@ -143,3 +145,19 @@ def test_hidden_users_of_movielens_asks_a_tenth_of_the_users(shared_data: Path) 
     assert len(asked) >= 90
     share = sum(map(len, asked.values())) / (split.test.num_rows + split.context.num_rows)
     assert share == pytest.approx(0.2, abs=0.05)
+
+
+def test_given_reads_the_part_of_each_row() -> None:
+    parts = ["test", "train", "valid", "train"]
+    table = interactions([("u", f"i{n}", "view", 5) for n in range(4)]).append_column("part", [parts])
+    split = split_interactions(table, SplitConfig(kind="given"))
+    assert [{row[1] for row in part} for part in parts_of(split)] == [{"i1", "i3"}, {"i2"}, {"i0"}]
+    assert find_leaks(split.train, split.valid, split.test, split) == []
+
+
+def test_given_without_parts_or_with_unknown_ones_says_what_is_wanted() -> None:
+    table = interactions([("u", "i0", "view", 0), ("u", "i1", "view", 1)])
+    with pytest.raises(TableError, match=r"column 'part' is missing; .*\['test', 'train', 'valid'\]"):
+        split_interactions(table, SplitConfig(kind="given"))
+    with pytest.raises(TableError, match="holds 'dev' at u, i1; expected one of"):
+        split_interactions(table.append_column("part", [["train", "dev"]]), SplitConfig(kind="given"))
