@@ -156,6 +156,7 @@ def towers_for(towers: TowersConfig, media: MediaConfig) -> TowersConfig:
         frame_size=media.frame_size,
         num_mel_bins=media.num_mel_bins,
         num_mel_frames=media.log_mel_shape[1],
+        front_end=media.front_end,
         max_clips=media.max_clips,
     )
 

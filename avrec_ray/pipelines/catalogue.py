@@ -15,6 +15,7 @@ from avrec_ray.item_vectors import ALL_VECTOR_COLUMNS, vector_column, vectors_wi
 from avrec_ray.media.text import item_text
 from avrec_ray.towers.config import GIVEN, TowersConfig
 from avrec_ray.towers.item_tower import ItemTokens, token_shapes
+from avrec_ray.towers.text_checkpoints import tokenize
 from avrec_ray.towers.text_tokens import hash_tokens
 from avrec_ray.types import MODALITIES, POSITIVE_EVENTS
 
@@ -42,12 +43,16 @@ def _rows(items_path: Path, item_ids: list[str], columns: list[str]) -> pa.Table
 
 
 def word_ids(items: pa.Table, cfg: TowersConfig) -> npt.NDArray[np.int64]:
-    """Hashed words of each item's title, description and tags, [N, S]; zeros where no encoder reads text."""
+    """Ids of each item's title, description and tags, [N, S], 0 is padding: hashed words, or by the tokenizer of the
+    text encoder; zeros where no encoder reads text.
+    """
     if cfg.text_encoder in GIVEN:
         return np.zeros((items.num_rows, cfg.max_text_tokens), np.int64)
     columns = (items[name].to_pylist() for name in ("title", "description", "tags"))
     texts = [item_text(title, description, tags) for title, description, tags in zip(*columns, strict=True)]
-    return hash_tokens(texts, cfg.num_text_buckets, cfg.max_text_tokens)
+    if cfg.text_encoder == "scratch":
+        return hash_tokens(texts, cfg.num_text_buckets, cfg.max_text_tokens)
+    return tokenize(texts, cfg)
 
 
 def read_fitted(storage_root: Path, parts: Sequence[str]) -> pa.Table:

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from avrec_ray.errors import ConfigError
+from avrec_ray.towers.audio_checkpoints import audio_width, build_audio
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.encoders import TEXT_TOKENS, AudioEncoder, TextEncoder, VideoEncoder
+from avrec_ray.towers.offline import EFFICIENTNET_WIDTH
+from avrec_ray.towers.text_checkpoints import build_text, text_width
+from avrec_ray.towers.vision_checkpoints import build_efficientnet, build_video, video_width
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,21 @@ ENCODERS: dict[str, dict[str, EncoderKind]] = {
         "scratch": EncoderKind(VideoEncoder, frame_tokens, lambda cfg: cfg.model_dim),
         "none": NONE,
         "precomputed": EncoderKind(lambda _: GivenVector(), lambda _: 1, lambda cfg: cfg.video_width),
+        "transformers": EncoderKind(build_video, frame_tokens, video_width),
+        "efficientnet_lite0": EncoderKind(build_efficientnet, frame_tokens, lambda _: EFFICIENTNET_WIDTH),
     },
     "audio": {
         "scratch": EncoderKind(AudioEncoder, lambda cfg: cfg.tokens_per_clip, lambda cfg: cfg.model_dim),
         "none": NONE,
         "precomputed": EncoderKind(lambda _: GivenVector(), lambda _: 1, lambda cfg: cfg.audio_width),
+        "transformers": EncoderKind(build_audio, lambda cfg: cfg.tokens_per_clip, audio_width),
     },
     "text": {
         "scratch": EncoderKind(TextEncoder, lambda _: TEXT_TOKENS, lambda cfg: cfg.model_dim),
         "none": NONE,
         "precomputed": EncoderKind(lambda _: GivenVector(), lambda _: 1, lambda cfg: cfg.text_width),
+        "transformers": EncoderKind(build_text, lambda _: 1, text_width),
+        "minilm": EncoderKind(build_text, lambda _: 1, text_width),
     },
 }
 """Modality and `towers.<modality>_encoder` to the encoder."""
