@@ -8,6 +8,8 @@ import torch
 
 from avrec_ray.errors import ConfigError
 
+_UNREAD = ("pooler.",)
+"""Weights that many checkpoints leave out, and that nobody here reads."""
 _PARTS = {"video": "vision_config", "audio": "audio_config", "text": "text_config"}
 """Part of the config of a checkpoint of several modalities, such as CLIP."""
 
@@ -41,12 +43,23 @@ def part_config(modality: str, checkpoint: str) -> Any:
 
 
 def load_model(class_name: str, modality: str, checkpoint: str, **arguments: Any) -> Any:
-    """The model in float32. Raises ConfigError."""
+    """The model in float32.
+
+    Raises:
+        ConfigError: as `from_source`, or weights are missing, which transformers would replace by random ones.
+    """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # loading takes a moment, and actors would each draw one
     load = getattr(transformers, class_name).from_pretrained
-    return from_source(modality, checkpoint, load, use_safetensors=True, dtype=torch.float32, **arguments)
+    wanted = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True, **arguments}
+    model, info = from_source(modality, checkpoint, load, **wanted)
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith(_UNREAD)):
+        raise ConfigError(
+            f"towers.{modality}_checkpoint={checkpoint!r} lacks {len(missing)} weights of {class_name}, such as "
+            f"{missing[0]!r}; expected a complete checkpoint of that model"
+        )
+    return model
 
 
 def from_source(modality: str, checkpoint: str, load: Callable[..., Any], **arguments: Any) -> Any:
