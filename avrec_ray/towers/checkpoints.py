@@ -50,7 +50,7 @@ def load_model(class_name: str, modality: str, checkpoint: str, **arguments: Any
     """
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()  # loading takes a moment, and actors would each draw one
+    _be_quiet()
     load = getattr(transformers, class_name).from_pretrained
     wanted = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True, **arguments}
     model, info = from_source(modality, checkpoint, load, **wanted)
@@ -60,6 +60,14 @@ def load_model(class_name: str, modality: str, checkpoint: str, **arguments: Any
             f"{missing[0]!r}; expected a complete checkpoint of that model"
         )
     return model
+
+
+def _be_quiet() -> None:
+    """No progress bar an actor, and no table of the weights that one half of a CLIP leaves to the other."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def from_source(modality: str, checkpoint: str, load: Callable[..., Any], **arguments: Any) -> Any:

@@ -19,6 +19,9 @@ from avrec_ray.towers.offline import EFFICIENTNET_WIDTH
 from avrec_ray.towers.text_checkpoints import build_text, text_width
 from avrec_ray.towers.vision_checkpoints import build_efficientnet, build_video, video_width
 
+_LEAST_NORMED = 16
+"""Narrowest tokens that an adapter normalises."""
+
 
 @dataclass(frozen=True)
 class EncoderKind:
@@ -98,7 +101,9 @@ def build_adapter(modality: str, cfg: TowersConfig) -> nn.Module:
     if cfg.encoder_of(modality) == "scratch":
         return nn.Identity()
     width = encoder_width(modality, cfg)
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, cfg.model_dim))
+    # Of one or two numbers a layer norm would leave their signs alone.
+    norm = nn.LayerNorm(width) if width >= _LEAST_NORMED else nn.Identity()
+    return nn.Sequential(norm, nn.Linear(width, cfg.model_dim))
 
 
 def encoder_width(modality: str, cfg: TowersConfig) -> int:

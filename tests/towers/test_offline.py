@@ -79,14 +79,14 @@ def test_text_is_cut_at_the_longest_with_its_end_mark() -> None:
     assert ids[0, -1] == ids[1, 2]  # the end mark of the short text
 
 
-def test_frames_of_one_colour_differ_less_than_noise_from_them(lite0: torch.nn.Module) -> None:
-    plain = torch.full((2, 1, 3, 16, 16), 120, dtype=torch.uint8)
-    plain[1] += 8
-    noise = torch.randint(0, 256, (1, 1, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    tokens = lite0(torch.cat([plain, noise]))
+def test_two_discs_are_closer_than_a_disc_and_stripes(lite0: torch.nn.Module) -> None:
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    discs = [(x - cx) ** 2 + (y - cy) ** 2 < radius**2 for cx, cy, radius in ((30, 30, 20), (36, 34, 17))]
+    pictures = torch.stack([*discs, (x // 4) % 2 == 0]) * 200 + 30
+    tokens = lite0(pictures.to(torch.uint8)[:, None, None].expand(-1, 1, 3, -1, -1))
     assert tokens.shape == (3, *token_shape("video", offline_towers()))
     unit = torch.nn.functional.normalize(tokens[:, 0], dim=-1)
-    assert unit[0] @ unit[1] > 0.2 + unit[0] @ unit[2]
+    assert unit[0] @ unit[1] > 0.5 + unit[0] @ unit[2]
 
 
 def test_frames_do_not_depend_on_other_rows_nor_on_training_mode(lite0: torch.nn.Module) -> None:
