@@ -1,4 +1,4 @@
-"""Items as weighted words, for neighbours by content that no training went into."""
+"""Items as weighted words and given vectors, for neighbours by content that no training went into."""
 
 from collections.abc import Sequence
 
@@ -29,3 +29,20 @@ def text_vectors(texts: Sequence[str], max_words: int = 2048) -> npt.NDArray[np.
     frequency = np.array([num_items_of[word] for word in column] or [1])
     weights = np.log(max(len(texts), 1) / frequency)
     return np.asarray(counts.multiply(weights[None, :]).toarray(), np.float32)
+
+
+def join_vectors(texts: npt.NDArray[np.float32], given: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Words [N, W] and each modality's given vectors, NaN where an item has none, side by side with equal weight.
+
+    Given vectors lose their mean, which all items share, and each part of an item has length 1, or 0 where it says
+    nothing. Without given vectors the words come back as they are.
+    """
+    if not given:
+        return texts
+    centred = [np.nan_to_num(vectors - np.nanmean(vectors, 0)) for vectors in given]
+    return np.concatenate([_unit(part) for part in (texts, *centred)], 1)
+
+
+def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)

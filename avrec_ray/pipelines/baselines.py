@@ -18,10 +18,10 @@ from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import ConfigError, StageError
 from avrec_ray.evaluation.baselines import CONTENT_BASELINES, Baseline, build_baseline
 from avrec_ray.evaluation.metrics import Ranked, cold_item_metrics, evaluate_rankings
-from avrec_ray.evaluation.text_vectors import text_vectors
+from avrec_ray.evaluation.text_vectors import join_vectors, text_vectors
 from avrec_ray.evaluation.tuning import GRIDS, BaselinesConfig, Question, Settings, choose_settings
 from avrec_ray.media.text import item_text
-from avrec_ray.pipelines.catalogue import item_durations, read_items
+from avrec_ray.pipelines.catalogue import every_vector, item_durations, read_items
 from avrec_ray.pipelines.measured import truth_table
 from avrec_ray.pipelines.question import ask
 from avrec_ray.pipelines.split import note_inputs
@@ -51,7 +51,8 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         valid, test = (ask(storage.root, index, item_durations(items), part) for part in ("valid", "test"))
         if not test.users:
             raise StageError(NOBODY_ASKED)
-        ranked = list(_rank_all(items, valid, test, job, stage.log))
+        given = every_vector(storage.items, list(index))
+        ranked = list(_rank_all(items, given, valid, test, job, stage.log))
         with stage.publish("baselines") as (staged,):
             for found in ranked:
                 pq.write_table(found.lists, staged / f"{found.name}.parquet")
@@ -96,11 +97,18 @@ def _settings(job: JobConfig, tracking_uri: str) -> dict[str, Any]:
 
 
 def _rank_all(
-    items: pa.Table, valid: Question, test: Question, job: JobConfig, log: Callable[[str], None]
+    items: pa.Table,
+    given: list[npt.NDArray[np.float32]],
+    valid: Question,
+    test: Question,
+    job: JobConfig,
+    log: Callable[[str], None],
 ) -> Iterator[RankedBaseline]:
     """Tune, fit and ask each baseline in turn; one that the catalogue is too large for is left out and said so."""
     cfg, item_ids = job.evaluation.baselines, items["item_id"].to_pylist()
-    vectors = text_vectors(_texts(items), cfg.max_text_words) if set(cfg.names) & set(CONTENT_BASELINES) else None
+    vectors = None
+    if set(cfg.names) & set(CONTENT_BASELINES):
+        vectors = join_vectors(text_vectors(_texts(items), cfg.max_text_words), given)
     for name in cfg.names:
         began = time.monotonic()
         build = partial(_build, cfg=cfg, name=name, vectors=vectors, seed=job.seed)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from avrec_ray.bundle import Catalogue
-from avrec_ray.item_vectors import ALL_VECTOR_COLUMNS, vector_column, vectors_with_gaps
+from avrec_ray.item_vectors import ALL_VECTOR_COLUMNS, VECTOR_COLUMNS, vector_column, vectors_with_gaps
 from avrec_ray.media.text import item_text
 from avrec_ray.towers.config import GIVEN, TowersConfig
 from avrec_ray.towers.item_tower import ItemTokens, token_shapes
@@ -34,6 +34,17 @@ def given_vectors(items_path: Path, item_ids: list[str], cfg: TowersConfig) -> d
             column = vector_column(pq.read_schema(items_path), name)
             found[name] = vectors_with_gaps(_rows(items_path, item_ids, ["item_id", column]), name)
     return found
+
+
+def every_vector(items_path: Path, item_ids: list[str]) -> list[npt.NDArray[np.float32]]:
+    """Vectors [N, W] of each modality that the items table has vectors of; NaN where an item has none."""
+    schema = pq.read_schema(items_path)
+    columns = {name: next((c for c in VECTOR_COLUMNS[name] if c in schema.names), None) for name in MODALITIES}
+    return [
+        vectors_with_gaps(_rows(items_path, item_ids, ["item_id", column]), name)
+        for name, column in columns.items()
+        if column
+    ]
 
 
 def _rows(items_path: Path, item_ids: list[str], columns: list[str]) -> pa.Table:

@@ -104,7 +104,8 @@ def _clip_rows(
         return [dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True)]
     columns = [*_PLACES, *(_INPUTS[name] for name in wanted)]
     encoded = (
-        ray.data.read_parquet(str(clips_path), columns=columns)
+        ray.data.read_parquet(str(clips_path))
+        .select_columns(columns)
         .repartition(target_num_rows_per_block=64)
         .map_batches(EncodeClips, batch_size=32, **_actors(weights, towers, cluster))
     )

@@ -54,6 +54,10 @@ class TextCheckpoint(nn.Module):
 
     def forward(self, word_ids: Tensor) -> Tensor:
         present_BS = word_ids > 0
+        longest = max(
+            1, int((present_BS.any(0) * torch.arange(1, len(present_BS[0]) + 1, device=word_ids.device)).max())
+        )
+        word_ids, present_BS = word_ids[:, :longest], present_BS[:, :longest]  # what is padding in all rows costs time
         ids_BS = torch.where(present_BS, word_ids - 1, self.pad_id)
         # A text without ids looks at its first slot, lest a softmax over nothing give NaN; it is zeroed below.
         seen_BS = present_BS.clone()
