@@ -1,7 +1,8 @@
 """The bundle: everything of one model version that serving needs, in one immutable directory.
 
     metadata.json                      versions, config, metrics, sha256 of each file below
-    towers.safetensors                 item tower and user tower
+    towers.safetensors                 item tower and user tower; without encoders that were not trained from scratch
+    item_tower.safetensors             those of them that pretraining changed, where it did
     reranker.safetensors
     items.parquet                      the catalogue: facts of each item, tags, popularity
     embeddings.parquet moments.parquet one row an item, one row a moment

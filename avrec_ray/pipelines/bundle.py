@@ -59,6 +59,8 @@ def _settings(job: JobConfig) -> dict[str, object]:
 
 def _write_parts(root: Path, job: JobConfig, staging: Path) -> None:
     shutil.copy(root / "refresh" / "towers.safetensors", staging)
+    if job.towers.tuned:  # no source has these weights of the encoders, and new items will need them
+        shutil.copy(root / "pretrain" / "item_tower.safetensors", staging)
     shutil.copy(root / "reranker" / "reranker.safetensors", staging)
     shutil.copy(root / "embeddings" / "embeddings.parquet", staging)
     shutil.copy(root / "moments" / "moments.parquet", staging)

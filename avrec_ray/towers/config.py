@@ -101,6 +101,11 @@ class TowersConfig:
         return tuple(name for name in MODALITIES if self.encoder_of(name) != "none")
 
     @property
+    def tuned(self) -> tuple[str, ...]:
+        """Modalities whose pretrained encoders pretraining changes."""
+        return tuple(m for m in MODALITIES if self.encoder_of(m) != "scratch" and self.mode_of(m) != "frozen")
+
+    @property
     def all_frozen(self) -> bool:
         """Whether pretraining changes no encoder, so that their tokens can be made before it."""
         return all(self.mode_of(name) == "frozen" for name in MODALITIES)

@@ -89,10 +89,12 @@ class ItemTokens:
 class ItemTower(nn.Module):
     """Encoders, adapters, fusion and projection. `num_items` rows of id vectors are added where items are warm."""
 
-    def __init__(self, cfg: TowersConfig, num_items: int = 0) -> None:
+    def __init__(self, cfg: TowersConfig, num_items: int = 0, encodes: bool = True) -> None:
+        """Without `encodes` the tower reads tokens alone, and loads no checkpoint: for fine-tuning and serving."""
         super().__init__()
         self.cfg = cfg
-        self.encoders = nn.ModuleDict({name: build_encoder(name, cfg) for name in MODALITIES})
+        built = [name for name in MODALITIES if encodes or cfg.encoder_of(name) == "scratch"]
+        self.encoders = nn.ModuleDict({name: build_encoder(name, cfg) for name in built})
         self.adapters = nn.ModuleDict({name: build_adapter(name, cfg) for name in MODALITIES})
         self.contrast_heads = nn.ModuleDict({name: nn.Linear(cfg.model_dim, cfg.embedding_dim) for name in MODALITIES})
         self.fusion = BottleneckFusion(cfg)

@@ -36,7 +36,7 @@ class TwoTower(nn.Module):
     def __init__(self, cfg: TowersConfig, num_items: int) -> None:
         super().__init__()
         self.cfg = cfg
-        self.item = ItemTower(cfg, num_items)
+        self.item = ItemTower(cfg, num_items, encodes=False)
         self.user = UserTower(cfg)
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 

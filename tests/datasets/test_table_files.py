@@ -8,6 +8,7 @@ import pytest
 
 from avrec_ray.datasets.table_files import check_tables, read_tables, read_written, write_parquet
 from avrec_ray.errors import StageError, TableError
+from avrec_ray.item_vectors import vector_width
 from avrec_ray.types import INTERACTIONS, ITEMS
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -106,3 +107,25 @@ def test_write_parquet_failure_keeps_the_old_file(tmp_path: Path) -> None:
         write_parquet("not a table", path)
     assert pq.read_table(path) == items()
     assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_vectors_of_own_tables_survive_and_count_as_the_same_inputs_afterwards(tmp_path: Path) -> None:
+    vectors = pa.array([None, [0.5, 2.0, -1.0]], pa.list_(pa.float64()))
+    paths = {"items": tmp_path / "items.parquet", "interactions": tmp_path / "interactions.parquet"}
+    pq.write_table(items(audio_vector=vectors), paths["items"])
+    pq.write_table(interactions(), paths["interactions"])
+    first = read_tables(**paths)
+    assert vector_width(first.items.schema, "audio") == 3
+    first.write(tmp_path)  # in place, as prepare does with tables under storage_path
+    again = read_tables(**paths)
+    assert again.items["audio_vector"].to_pylist() == [None, [0.5, 2.0, -1.0]]
+    assert again.digest() == first.digest()
+    assert read_written(tmp_path).items.equals(first.items)
+    pq.write_table(items(audio_vector=pa.array([None, [0.5, 2.0, -1.5]])), paths["items"])
+    assert read_tables(**paths).digest() != first.digest()
+
+
+def test_items_known_by_vectors_alone_are_usable() -> None:
+    nothing = pa.array([None, None], pa.string())
+    known = items(media_uri=nothing, title=["", ""], image_vector=pa.array([[1.0], None]))
+    assert check_tables(known, interactions()).items["title"].to_pylist() == ["", ""]

@@ -14,14 +14,17 @@ from avrec_ray.config import JobConfig
 from avrec_ray.errors import ConfigError
 from avrec_ray.item_vectors import vectors_column
 from avrec_ray.media.clips import clips_table, write_clips
+from avrec_ray.pipelines import pretrain
 from avrec_ray.pipelines.catalogue import given_vectors, read_item_tokens, read_items, word_ids
 from avrec_ray.pipelines.encode_items import encode_items
 from avrec_ray.pipelines.pretrain import load_clip_arrays
+from avrec_ray.pipelines.stage import Loop, StageRecord, write_record
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTower
-from avrec_ray.training.checkpoint import save_weights
+from avrec_ray.training.checkpoint import load_weights, save_weights
+from avrec_ray.training.config import PretrainConfig
 from avrec_ray.types import check_items
 from tests.tiny_models import random_inputs, tiny_towers
 from tests.towers.tiny_checkpoints import bert, siglip
@@ -49,7 +52,8 @@ def storage(tmp_path: Path) -> Storage:
     storage.folder("clips").mkdir()
     write_clips(clips_table(columns), storage.folder("clips") / "part.parquet")
     items = pa.table({"item_id": IDS, "title": TITLES, "media_uri": pa.nulls(4, pa.string())})
-    items = check_items(items.append_column(*vectors_column("video_vector", VIDEO)))
+    items = items.append_column(*vectors_column("video_vector", VIDEO))
+    items = check_items(items.append_column(*vectors_column("text_vector", np.ones((4, 1), np.float32))))
     storage.items.parent.mkdir(parents=True)
     pq.write_table(items, storage.items)
     return storage
@@ -142,3 +146,25 @@ def test_widths_come_from_the_table(storage: Storage) -> None:
         with_widths(storage, JobConfig(towers=tiny_towers(audio_encoder="precomputed")))
     with pytest.raises(ConfigError, match="video_width=5, but video_encoder='precomputed' has 3 here"):
         with_widths(storage, JobConfig(towers=tiny_towers(video_encoder="precomputed", video_width=5)))
+
+
+@pytest.mark.ray
+def test_pretraining_on_frozen_encoders_trains_adapters_on_their_tokens(ray_cluster: None, storage: Storage) -> None:
+    cfg = tiny_towers(video_encoder="precomputed", audio_encoder="none", text_encoder="precomputed")
+    job = JobConfig(storage_path=str(storage.root), towers=cfg, cluster=CLUSTER)
+    job.training.pretrain = PretrainConfig(epochs=3, batch_size=2, learning_rate=0.1)
+    write_record(storage, StageRecord("decode_media", "0" * 64, [], {}, "", 0.0))
+    said: list[str] = []
+    loop = Loop(storage, job.tracking, "test", echo=said.append)
+    pretrain.run(loop, job)
+    loop.close()
+    assert any("every encoder is frozen: they run once" in line for line in said)
+    assert any("4 items encoded, 2 of them with two modalities or more" in line for line in said)
+    wide = with_widths(storage, job).towers
+    torch.manual_seed(job.seed)
+    trained, first = ItemTower(wide), ItemTower(wide)
+    load_weights(storage.folder("pretrain") / "item_tower.safetensors", trained)
+    changed = {name for name, value in trained.state_dict().items() if not torch.equal(value, first.state_dict()[name])}
+    assert {"adapters.video.1.weight", "contrast_heads.text.weight"} <= changed
+    _, tokens, _ = read_item_tokens(pretrain.features_path(storage), wide)
+    np.testing.assert_array_equal(tokens.tokens["video"][[0, 2], 0], VIDEO[[0, 2]])

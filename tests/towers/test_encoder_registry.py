@@ -11,6 +11,7 @@ from avrec_ray.errors import ConfigError
 from avrec_ray.towers.config import ENCODER_CHOICES, TowersConfig
 from avrec_ray.towers.encoder_registry import ENCODERS, build_adapter
 from avrec_ray.towers.item_tower import ClipFeatures, ItemTokens, ItemTower, token_shapes
+from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.types import MODALITIES
 from tests.tiny_models import random_inputs, random_tokens, tiny_towers
 
@@ -52,6 +53,18 @@ def test_modes_and_what_is_frozen() -> None:
     mixed = tiny_towers(**{**GIVEN, "text_encoder": "minilm", "text_mode": "lora"})
     assert not mixed.all_frozen
     assert from_dict(TowersConfig, to_dict(mixed)) == mixed
+
+
+def test_tower_that_reads_tokens_alone_loads_no_checkpoint() -> None:
+    """The checkpoint does not even exist."""
+    tuned = {"text_encoder": "transformers", "text_checkpoint": "/nowhere", "text_mode": "top", "text_width": 5}
+    cfg = tiny_towers(**{**GIVEN, **tuned})
+    assert cfg.tuned == ("text",)
+    tower = TwoTower(cfg, 4).item.eval()
+    assert not tower.encoders
+    assert token_shapes(cfg)["text"] == (1, 5)
+    assert tower.fuse(random_tokens(cfg, 4)).isfinite().all()
+    assert list(TwoTower(tiny_towers(), 4).item.encoders) == list(MODALITIES)
 
 
 def test_scratch_encoders_have_no_adapter() -> None:
