@@ -3,7 +3,7 @@
 Dimension key: B batch, C clips, K tokens a clip, M moments, D embedding, W an encoder's width, E model width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -30,23 +30,23 @@ class ItemInputs:
     """bool [B]."""
     has_audio: Tensor
     """bool [B]."""
-    video_vector: Tensor | None = None
+    video_vector: Tensor = field(default_factory=lambda: torch.empty(0))
     """float32 [B, W] where the modality comes as a vector, or is absent everywhere: read instead of what is above.
-    A row of NaN says that the item has none. The same for the next two."""
-    audio_vector: Tensor | None = None
-    text_vector: Tensor | None = None
+    A row of NaN says that the item has none. Without a value: not in use. The same for the next two."""
+    audio_vector: Tensor = field(default_factory=lambda: torch.empty(0))
+    text_vector: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def presence(self) -> dict[str, Tensor]:
         """Which modalities each item has: bool [B] a modality."""
         found = {"video": self.has_video, "audio": self.has_audio, "text": (self.word_ids > 0).any(1)}
         given = {name: getattr(self, f"{name}_vector") for name in MODALITIES}
-        return found | {name: ~vector[:, 0].isnan() for name, vector in given.items() if vector is not None}
+        return found | {name: ~vector[:, 0].isnan() for name, vector in given.items() if vector.numel()}
 
     def source(self, modality: str) -> Tensor:
         """What the encoder of a modality reads."""
-        vector: Tensor | None = getattr(self, f"{modality}_vector")
+        vector: Tensor = getattr(self, f"{modality}_vector")
         raw = {"video": self.frames, "audio": self.log_mel, "text": self.word_ids}
-        return raw[modality] if vector is None else vector
+        return vector if vector.numel() else raw[modality]
 
 
 @dataclass(eq=False)

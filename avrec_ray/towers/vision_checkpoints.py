@@ -30,6 +30,9 @@ FAMILIES = {
 }
 """`model_type` -> class of transformers. All but VideoMAE look at one picture at a time."""
 
+_FEW_PICTURES = 8
+"""Pictures that a CPU looks at together: what lies between layers stays in its cache (twice as fast as 32)."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -63,7 +66,9 @@ class FrameEncoder(nn.Module):
         self.model, self.width, self.prepare, self.num_tokens, self.pool = model, width, prepare, num_tokens, pool
 
     def forward(self, frames: Tensor) -> Tensor:
-        features_NW = self.pool(self.model(pixel_values=self.prepare(frames.flatten(0, 1))))
+        few = _FEW_PICTURES if frames.device.type == "cpu" else len(frames) * frames.shape[1]
+        parts = frames.flatten(0, 1).split(few)
+        features_NW = torch.cat([self.pool(self.model(pixel_values=self.prepare(part))) for part in parts])
         return features_NW.view(len(frames), self.num_tokens, -1, self.width).mean(2)
 
 

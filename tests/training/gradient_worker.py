@@ -34,7 +34,7 @@ def clips_of(rank: int, num_workers: int) -> ItemInputs:
     inputs.has_video[[0, 2]] = False
     inputs.has_audio[[1, 4]] = False
     inputs.word_ids[6] = 0
-    return ItemInputs(**{name: value[rank::num_workers] for name, value in vars(inputs).items() if value is not None})
+    return ItemInputs(**{name: value[rank::num_workers] for name, value in vars(inputs).items()})
 
 
 def sequences_of(rank: int, num_workers: int, negatives: str) -> SequenceBatch:
