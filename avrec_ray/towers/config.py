@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 
-from avrec_ray.dataclass_io import check_range
+from avrec_ray.dataclass_io import check_choice, check_range
 from avrec_ray.errors import ConfigError
+
+USER_BLOCK_NAMES = ("sasrec", "hstu")
+"""Keys of `user_blocks.USER_BLOCKS`."""
+MAX_HISTORY_LENGTH = 4096
 
 
 @dataclass(kw_only=True)
@@ -28,7 +32,11 @@ class TowersConfig:
     """Rows of the hashed word table."""
     max_text_tokens: int = 48
     history_length: int = 50
-    """Events the user tower reads, newest last."""
+    """Events the user tower reads, newest last; 50 to 1,000 are usual."""
+    user_blocks: str = "sasrec"
+    """Attention over the history. sasrec: softmax (Kang & McAuley 2018); hstu: pointwise (Zhai et al. 2024)."""
+    time_bias: bool = False
+    """Let attention of sasrec depend on the time between two events; hstu always does."""
     dropout: float = 0.1
     modality_dropout: float = 0.2
     """Chance, in training, that a present modality of an item is hidden; one always stays."""
@@ -59,8 +67,10 @@ class TowersConfig:
         check_range("towers.content_weight", self.content_weight, 0.0, 100.0)
         for name in ("dropout", "modality_dropout", "id_dropout"):
             check_range(f"towers.{name}", getattr(self, name), 0.0, 0.99)
-        for name in ("embedding_dim", "encoder_layers", "fusion_layers", "user_layers", "history_length", "max_clips"):
+        for name in ("embedding_dim", "encoder_layers", "fusion_layers", "user_layers", "max_clips"):
             check_range(f"towers.{name}", getattr(self, name), 1)
+        check_range("towers.history_length", self.history_length, 1, MAX_HISTORY_LENGTH)
+        check_choice("towers.user_blocks", self.user_blocks, USER_BLOCK_NAMES)
 
 
 def moment_layout(max_clips: int) -> list[tuple[str, int]]:

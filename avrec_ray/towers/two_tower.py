@@ -28,6 +28,8 @@ class HistoryBatch:
     """float32 [B, L]."""
     mask: Tensor
     """bool [B, L]."""
+    at_seconds: Tensor
+    """float64 [B, L], POSIX time; 0 where padded."""
 
 
 class TwoTower(nn.Module):
@@ -53,6 +55,7 @@ class TwoTower(nn.Module):
             history.watch_ratio,
             history.gap_seconds,
             history.mask,
+            history.at_seconds,
         )
 
     def scale(self) -> Tensor:

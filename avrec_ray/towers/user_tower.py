@@ -1,4 +1,4 @@
-"""The user tower: causal attention over a history (SASRec, Kang & McAuley 2018).
+"""The user tower: causal attention over a history, by blocks of SASRec or HSTU.
 
 Dimension key: B batch, L history length, D embedding, E model width.
 """
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avrec_ray.towers.config import TowersConfig
-from avrec_ray.towers.encoders import transformer
+from avrec_ray.towers.user_blocks import USER_BLOCKS
 from avrec_ray.types import EVENTS
 
 NUM_GAP_BUCKETS = 24
@@ -28,13 +28,19 @@ class UserTower(nn.Module):
         self.position = nn.Parameter(torch.randn(cfg.history_length, cfg.model_dim) * 0.02)
         for table in (self.events, self.gaps):
             nn.init.normal_(table.weight, std=0.02)
-        self.blocks = transformer(cfg, cfg.user_layers)
+        self.blocks = USER_BLOCKS[cfg.user_blocks](cfg)
         self.dropout = nn.Dropout(cfg.dropout)
         self.project = nn.Sequential(nn.LayerNorm(cfg.model_dim), nn.Linear(cfg.model_dim, cfg.embedding_dim))
         self.empty = nn.Parameter(torch.randn(cfg.embedding_dim) * 0.02)
 
     def forward(
-        self, items_BLD: Tensor, event_BL: Tensor, watch_ratio_BL: Tensor, gap_seconds_BL: Tensor, mask_BL: Tensor
+        self,
+        items_BLD: Tensor,
+        event_BL: Tensor,
+        watch_ratio_BL: Tensor,
+        gap_seconds_BL: Tensor,
+        mask_BL: Tensor,
+        at_seconds_BL: Tensor,
     ) -> Tensor:
         """Queries, unit [B, L, D]. Histories are left padded; padded positions give the query of no history.
 
@@ -44,6 +50,7 @@ class UserTower(nn.Module):
             watch_ratio_BL: watched share of the item, NaN where unknown.
             gap_seconds_BL: seconds since the event before, 0 for the first.
             mask_BL: true where an event exists.
+            at_seconds_BL: float64, POSIX time of the event; anything finite where padded.
         """
         known_BL = ~watch_ratio_BL.isnan()
         watch_BL2 = torch.stack([watch_ratio_BL.nan_to_num(0.0).clamp(0, 2), known_BL.to(items_BLD.dtype)], -1)
@@ -56,15 +63,6 @@ class UserTower(nn.Module):
             + self.gaps(bucket_BL)
             + self.position[-length:]
         )
-        states_BLE = self.blocks(self.dropout(states_BLE), mask=self._attention_mask(mask_BL))
+        states_BLE = self.blocks(self.dropout(states_BLE), mask_BL, at_seconds_BL)
         queries_BLD = torch.where(mask_BL.unsqueeze(-1), self.project(states_BLE), self.empty)
         return F.normalize(queries_BLD, dim=-1)
-
-    def _attention_mask(self, mask_BL: Tensor) -> Tensor:
-        """True where attention is barred: the future, and padding. A position always sees itself (no NaN)."""
-        length = mask_BL.shape[1]
-        future_LL = torch.ones(length, length, dtype=torch.bool, device=mask_BL.device).triu(1)
-        barred_BLL = future_LL | ~mask_BL[:, None, :]
-        barred_BLL = barred_BLL & ~torch.eye(length, dtype=torch.bool, device=mask_BL.device)
-        heads = self.blocks.layers[0].self_attn.num_heads
-        return barred_BLL.repeat_interleave(heads, 0)

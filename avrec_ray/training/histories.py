@@ -95,6 +95,7 @@ def pad_histories(columns: EventColumns, spans: Sequence[tuple[int, int]], lengt
     shape = (len(spans), length)
     item_idx, event = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     watch, gap, mask = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
+    at_seconds = np.zeros(shape, np.float64)
     for row, (start, stop) in enumerate(spans):
         first = max(start, stop - length)
         count = stop - first
@@ -105,5 +106,6 @@ def pad_histories(columns: EventColumns, spans: Sequence[tuple[int, int]], lengt
         watch[row, -count:] = columns.watch_ratio[first:stop]
         gap[row, length - count + 1 :] = np.diff(columns.at_seconds[first:stop])
         mask[row, -count:] = True
-    tensors = [torch.from_numpy(a) for a in (item_idx, event, watch, gap, mask)]
+        at_seconds[row, -count:] = columns.at_seconds[first:stop]
+    tensors = [torch.from_numpy(a) for a in (item_idx, event, watch, gap, mask, at_seconds)]
     return HistoryBatch(*tensors)

@@ -1,6 +1,7 @@
 """The user tower: no look into the future, no influence of padding, finite for every history."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +14,27 @@ from tests.tiny_models import random_history, random_tokens, tiny_towers
 
 CFG = tiny_towers()
 NUM_ITEMS = 20
+VARIANTS: dict[str, dict[str, Any]] = {
+    "sasrec": {},
+    "sasrec_time": {"time_bias": True},
+    "hstu": {"user_blocks": "hstu"},
+}
+"""Every kind of user tower; each test below holds for all of them."""
 
 
-@pytest.fixture(scope="module")
-def towers() -> TwoTower:
+def towers_of(variant: str, **overrides: Any) -> TwoTower:
+    """A variant's towers in eval mode; what starts at zero has an opinion of its own."""
     torch.manual_seed(0)
-    return TwoTower(CFG, NUM_ITEMS).eval()
+    towers = TwoTower(tiny_towers(**VARIANTS[variant], **overrides), NUM_ITEMS).eval()
+    for weight in towers.user.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.5)
+    return towers
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def towers(request: pytest.FixtureRequest) -> TwoTower:
+    return towers_of(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +58,14 @@ def edited(history: HistoryBatch, columns: slice, seed: int) -> HistoryBatch:
 
 def left_padded(history: HistoryBatch, length: int) -> HistoryBatch:
     """The newest `length` events at most, or as many padded positions more."""
-    fill = {"item_idx": 0, "event": 0, "watch_ratio": float("nan"), "gap_seconds": 0.0, "mask": False}
+    fill = {
+        "item_idx": 0,
+        "event": 0,
+        "watch_ratio": float("nan"),
+        "gap_seconds": 0.0,
+        "mask": False,
+        "at_seconds": 0.0,
+    }
     padded = {}
     for name, value in fill.items():
         column = getattr(history, name)
@@ -57,11 +80,11 @@ def test_queries_are_unit_vectors_everywhere(towers: TwoTower, embeddings: Tenso
     torch.testing.assert_close(queries.norm(dim=-1), torch.ones(5, CFG.history_length))
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @settings(max_examples=25)
 @given(position=st.integers(0, CFG.history_length - 2), seed=st.integers(1, 1000))
-def test_queries_up_to_t_are_bit_equal_whatever_comes_after(position: int, seed: int) -> None:
-    torch.manual_seed(0)
-    towers = TwoTower(CFG, NUM_ITEMS).eval()
+def test_queries_up_to_t_are_bit_equal_whatever_comes_after(variant: str, position: int, seed: int) -> None:
+    towers = towers_of(variant)
     vectors = torch.nn.functional.normalize(torch.randn(NUM_ITEMS, CFG.embedding_dim), dim=1)
     history = random_history(CFG, 4, NUM_ITEMS)
     before = towers.queries(history, vectors)
@@ -88,6 +111,21 @@ def test_last_query_does_not_depend_on_how_long_the_padding_is(
     expected = towers.queries(short, embeddings)[:, -1]
     again = towers.queries(left_padded(short, length), embeddings)[:, -1]
     torch.testing.assert_close(again, expected, atol=1e-5, rtol=0)
+
+
+def test_last_query_reads_the_times_where_attention_does(towers: TwoTower, embeddings: Tensor) -> None:
+    history = random_history(CFG, 3, NUM_ITEMS)
+    later = dataclasses.replace(history, at_seconds=history.at_seconds.clone())
+    later.at_seconds[:, -1] += 1e6
+    same = torch.equal(towers.queries(later, embeddings), towers.queries(history, embeddings))
+    assert same == (towers.cfg.user_blocks == "sasrec" and not towers.cfg.time_bias)
+
+
+def test_queries_do_not_depend_on_when_a_history_began(towers: TwoTower, embeddings: Tensor) -> None:
+    history = random_history(CFG, 3, NUM_ITEMS)
+    history.at_seconds.round_()
+    moved = dataclasses.replace(history, at_seconds=history.at_seconds + 2**30)
+    assert torch.equal(towers.queries(moved, embeddings), towers.queries(history, embeddings))
 
 
 def test_last_query_does_not_read_what_padding_holds(towers: TwoTower, embeddings: Tensor) -> None:
@@ -117,6 +155,8 @@ def test_query_with_an_enormous_gap_or_watch_ratio_is_finite(towers: TwoTower, e
     history.gap_seconds[:, -1] = 1e12
     history.gap_seconds[:, -2] = -5.0
     history.watch_ratio[:, -1] = float("inf")
+    history.at_seconds[:, -1] = 1e15
+    history.at_seconds[:, -2] = -1e15
     assert towers.queries(history, embeddings).isfinite().all()
 
 
