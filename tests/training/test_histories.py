@@ -138,7 +138,8 @@ def test_pad_histories_fills_padding_with_nothing() -> None:
 
 def test_pad_histories_has_the_dtypes_that_the_tower_reads() -> None:
     history = pad_histories(random_columns(2, 5), [(0, 2), (0, 0)], 3)
-    dtypes: dict[str, Any] = {f.name: getattr(history, f.name).dtype for f in dataclasses.fields(history)}
+    values = {f.name: getattr(history, f.name) for f in dataclasses.fields(history)}
+    dtypes: dict[str, Any] = {name: value.dtype for name, value in values.items() if value is not None}
     assert dtypes == {
         "item_idx": torch.int64, "event": torch.int64, "watch_ratio": torch.float32,
         "gap_seconds": torch.float32, "mask": torch.bool, "at_seconds": torch.float64,
