@@ -131,3 +131,18 @@ def test_candidates_of_the_reranker_read_what_friends_chose_in_training_alone(st
     again, scores_again = matcher_candidates(storage, job, items, columns, queries)
     np.testing.assert_array_equal(found, again)
     np.testing.assert_array_equal(scores, scores_again)
+
+
+def test_two_workers_give_the_gradient_of_one_with_profiles(storage: Path) -> None:
+    settings = settings_of(storage, tiny_towers(user_blocks="hstu", **BOTH))
+    whole = build_work(settings, 0, 1)
+    half = {**settings, "finetune": {**settings["finetune"], "batch_size": 3}}
+    found = []
+    for work in (whole, *(build_work(half, rank, 2) for rank in range(2))):
+        work.step.load_state_dict(whole.step.state_dict())
+        loss = work.step(next(iter(work.batches(0))))["loss"]  # of the whole step's weight: shares add up
+        loss.backward()
+        found.append({n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in work.step.named_parameters()})
+    alone, *shares = found
+    for name, expected in alone.items():
+        torch.testing.assert_close(shares[0][name] + shares[1][name], expected, atol=1e-5, rtol=1e-4, msg=name)

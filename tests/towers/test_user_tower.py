@@ -243,3 +243,12 @@ def test_scale_starts_at_ten_and_stops_at_a_hundred() -> None:
     with torch.no_grad():
         towers.log_scale.fill_(9.0)
     assert towers.scale().item() == pytest.approx(100.0)
+
+
+def test_queries_in_half_precision_are_close(towers: TwoTower, embeddings: Tensor) -> None:
+    history = random_history(towers.cfg, 3, NUM_ITEMS)
+    expected = towers.queries(history, embeddings)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = towers.queries(history, embeddings)
+    found.float().sum().backward()
+    assert (found.float() * expected).sum(-1).min() > 0.98
