@@ -51,8 +51,9 @@ class UserTower(nn.Module):
         attributes_BA: Tensor | None = None,
         friends: Friends = None,
     ) -> Tensor:
-        """Queries, unit [B, L, D]. Histories are left padded; padded positions give the query of no history:
-        a learned one, and what attributes and friends add to it.
+        """Queries, unit [B, L, D]. Histories are left padded.
+
+        Padded positions give the query of no history: a learned one, and what attributes and friends add to it.
 
         Args:
             items_BLD: unit item embeddings.
@@ -67,17 +68,7 @@ class UserTower(nn.Module):
         Raises:
             ValueError: towers read attributes or friends, and they are not given.
         """
-        known_BL = ~watch_ratio_BL.isnan()
-        watch_BL2 = torch.stack([watch_ratio_BL.nan_to_num(0.0).clamp(0, 2), known_BL.to(items_BLD.dtype)], -1)
-        bucket_BL = torch.log2(1 + gap_seconds_BL.clamp(min=0)).long().clamp(max=NUM_GAP_BUCKETS - 1)
-        length = items_BLD.shape[1]
-        states_BLE = (
-            self.items(items_BLD * self.scale_in)
-            + self.events(event_BL)
-            + self.watch(watch_BL2)
-            + self.gaps(bucket_BL)
-            + self.position[-length:]
-        )
+        states_BLE = self._inputs(items_BLD, event_BL, watch_ratio_BL, gap_seconds_BL)
         told_BLE = self._attributes(attributes_BA)
         if told_BLE is not None:
             states_BLE = states_BLE + told_BLE
@@ -91,6 +82,21 @@ class UserTower(nn.Module):
         empty = self.empty if told_BLE is None or self.told is None else self.empty + self.told(told_BLE)
         queries_BLD = torch.where(mask_BL.unsqueeze(-1), self.project(states_BLE), empty)
         return F.normalize(queries_BLD, dim=-1)
+
+    def _inputs(self, items_BLD: Tensor, event_BL: Tensor, watch_ratio_BL: Tensor, gap_seconds_BL: Tensor) -> Tensor:
+        """What each event is to the first block, [B, L, E]."""
+        known_BL = ~watch_ratio_BL.isnan()
+        watch_BL2 = torch.stack([watch_ratio_BL.nan_to_num(0.0).clamp(0, 2), known_BL.to(items_BLD.dtype)], -1)
+        bucket_BL = torch.log2(1 + gap_seconds_BL.clamp(min=0)).long().clamp(max=NUM_GAP_BUCKETS - 1)
+        length = items_BLD.shape[1]
+        states_BLE: Tensor = (
+            self.items(items_BLD * self.scale_in)
+            + self.events(event_BL)
+            + self.watch(watch_BL2)
+            + self.gaps(bucket_BL)
+            + self.position[-length:]
+        )
+        return states_BLE
 
     def _attributes(self, attributes_BA: Tensor | None) -> Tensor | None:
         """[B, 1, E], or None where the tower reads none."""

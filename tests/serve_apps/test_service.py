@@ -140,7 +140,7 @@ def test_served_similar_equals_offline(service: Service) -> None:
 
 def test_a_user_known_by_profile_alone_gets_a_list_of_their_own(service: Service) -> None:
     expected = service.offline(Query("newcomer", (), k=5))
-    assert expected[0].item_id != service.offline(Query("nobody", (), k=5))[0].item_id
+    assert [item.score for item in expected] != [item.score for item in service.offline(Query("nobody", (), k=5))]
     assert_same_list(service.recommend(user_id="newcomer", k=5), expected)
 
 
