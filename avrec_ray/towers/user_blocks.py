@@ -88,7 +88,11 @@ class HSTUBlocks(nn.Module):
 
 
 class HSTULayer(nn.Module):
-    """Y = W(Norm(A V) * U) + X with U, V, Q, K = SiLU(Norm(X) W') and A = SiLU(Q K^T + position + time) / n."""
+    """Y = W(Norm(A V) * U) + X with U, V, Q, K = SiLU(Norm(X) W') and A = SiLU(Q K^T + position + time) / n.
+
+    Weights start as in the authors' code, small, so that a layer first does little: starting them at width**-0.5 cost
+    a tenth of NDCG on ml-100k.
+    """
 
     def __init__(self, cfg: TowersConfig) -> None:
         super().__init__()
@@ -96,13 +100,14 @@ class HSTULayer(nn.Module):
         self.num_heads = cfg.num_heads
         self.norm = nn.LayerNorm(width)
         self.uvqk = nn.Linear(width, 4 * width, bias=False)
-        nn.init.normal_(self.uvqk.weight, std=width**-0.5)
+        nn.init.normal_(self.uvqk.weight, std=0.02)
         self.distance = nn.Embedding(cfg.history_length, cfg.num_heads)
         nn.init.normal_(self.distance.weight, std=0.02)
         self.time = TimeBias(cfg.num_heads, 0.02)
-        self.norm_read = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm_read = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.dropout = nn.Dropout(cfg.dropout)
         self.out = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.out.weight)
 
     def forward(self, states_BLE: Tensor, share_B1LL: Tensor, bucket_BLL: Tensor) -> Tensor:
         """`share_B1LL`: 1 / n where a position sees another one, else 0."""

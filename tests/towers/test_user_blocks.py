@@ -126,7 +126,7 @@ def hstu_by_loops(layer: HSTULayer, states_LE: Tensor, mask_L: Tensor, at_second
                 bucket = int(2 * math.log2(1 + float(at_seconds_L[i] - at_seconds_L[j])))
                 bias = layer.distance.weight[i - j, head] + layer.time.table.weight[bucket, head]
                 read[part] += F.silu(query[i, part] @ key[j, part] + bias) / len(seen) * value[j, part]
-        result[i] += layer.out(F.layer_norm(read, (width,)) * gate[i])
+        result[i] += layer.out(F.layer_norm(read, (width,), eps=1e-6) * gate[i])
     return result
 
 

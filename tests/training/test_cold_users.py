@@ -61,7 +61,7 @@ def test_a_newcomer_is_shown_what_their_club_or_their_friend_likes(settings: dic
     torch.manual_seed(0)
     tokens = random_tokens(cfg, NUM_ITEMS)
     step = FinetuneStep(TwoTower(cfg, NUM_ITEMS), tokens, torch.ones(NUM_ITEMS, dtype=torch.bool))
-    optim = FinetuneConfig(epochs=20, batch_size=24, learning_rate=1e-2, negatives="full")
+    optim = FinetuneConfig(epochs=60, batch_size=24, learning_rate=1e-2, negatives="full")
     batches = SequenceBatches(columns, NUM_ITEMS, optim, cfg.history_length, seed=0, learn_first=True)
     fit(step, batches, batches.steps_per_epoch, optim, lambda *_: None, optimizer=build_optimizer(step, optim))
     with torch.inference_mode():
