@@ -6,6 +6,7 @@
     reranker.safetensors
     items.parquet                      the catalogue: facts of each item, tags, popularity
     embeddings.parquet moments.parquet one row an item, one row a moment
+    users.parquet                      hashed attributes and friends, only where the towers read them
     index/                             the vector index
 
 A directory is written under another name and renamed when it is complete, so it exists whole or not at all. A loader
@@ -34,6 +35,7 @@ from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.retrieval.config import IndexConfig
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.vector_tables import moment_arrays, vectors_of
+from avrec_ray.training.profiles import UserProfiles, load_profiles
 
 FORMAT = 1
 """Version of the directory layout."""
@@ -115,6 +117,8 @@ class Bundle:
     moment_mask: npt.NDArray[np.bool_]
     moment_spans: npt.NDArray[np.float32]
     """[N, M, 2]: start and end, seconds, half open."""
+    profiles: UserProfiles | None = None
+    """Attributes and friends of users; None where the towers read none."""
 
 
 def catalogue_table(catalogue: Catalogue) -> pa.Table:
@@ -198,6 +202,23 @@ def load_catalogue(folder: str | Path) -> Catalogue:
     return catalogue_from_table(pq.read_table(Path(folder) / "items.parquet"))
 
 
+def load_bundle_profiles(folder: str | Path) -> UserProfiles | None:
+    """Attributes and friends of a bundle alone, None where its towers read none; needs no model.
+
+    Raises:
+        BundleError: users.parquet is missing, changed, or does not fit the towers.
+    """
+    path, metadata = Path(folder), load_metadata(folder)
+    towers = metadata.towers
+    if not towers.reads_profiles:
+        return None
+    _verify_file(path, "users.parquet", metadata)
+    num_items = pq.read_metadata(path / "items.parquet").num_rows
+    return load_profiles(
+        path / "users.parquet", num_items, towers.num_attribute_buckets, towers.num_friends, towers.friend_items
+    )
+
+
 def load_bundle(folder: str | Path) -> Bundle:
     """Open a bundle, every digest and shape checked.
 
@@ -217,7 +238,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     moments, mask, spans = moment_arrays(
         _read_versioned(path, "moments.parquet", metadata), items.item_ids, metadata.towers
     )
-    return Bundle(path, metadata, items, embeddings, moments, mask, spans)
+    return Bundle(path, metadata, items, embeddings, moments, mask, spans, load_bundle_profiles(path))
 
 
 def _read_versioned(path: Path, name: str, metadata: BundleMetadata) -> pa.Table:

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -64,7 +64,9 @@ class RequestFlow:
         history_length: int,
         deadline_ms: int,
         metrics: GatewayMetrics | None = None,
+        known_users: Collection[str] = frozenset(),
     ) -> None:
+        """`known_users`: those of whom the models know something without a history."""
         self.models = models
         self.store = store
         self.catalogue = catalogue
@@ -72,6 +74,7 @@ class RequestFlow:
         self.index_version = index_version
         self.metrics = metrics or GatewayMetrics()
         self._popular = PopularItems(catalogue)
+        self._known_users = known_users
         self._history_length = history_length
         self._deadline_ms = deadline_ms
         # Threads of its own: reads that hang on a database must not use up those that store feedback.
@@ -81,7 +84,7 @@ class RequestFlow:
         """A list for `query`, whose history is read from the store and then extended by `session`."""
         served = self._open(deadline_ms)
         query = dataclasses.replace(query, history=await self._history(served, query.user_id, session))
-        self._mark_unknown(served, query.history)
+        self._mark_unknown(served, query.user_id, query.history)
         served.items = await self._personal(served, query) or []
         return self._close(served)
 
@@ -89,7 +92,7 @@ class RequestFlow:
         """The given items of the catalogue, in the order that suits the user."""
         served = self._open(deadline_ms)
         history = await self._history(served, user_id, ())
-        self._mark_unknown(served, history)
+        self._mark_unknown(served, user_id, history)
         query = Query(user_id=user_id, history=history, k=len(item_ids), explain=explain)
         scored = await self._stage(served, "match", lambda: self.models.score(query, item_ids))
         if scored is None or not self._same_model(served, scored.model_version):
@@ -143,9 +146,9 @@ class RequestFlow:
             )
         return with_session(stored or (), session, time.time())
 
-    def _mark_unknown(self, served: Served, history: Sequence[Event]) -> None:
+    def _mark_unknown(self, served: Served, user_id: str | None, history: Sequence[Event]) -> None:
         """A history without one item of this catalogue tells the models nothing, like none at all."""
-        if "profile_unavailable" in served.degraded:
+        if "profile_unavailable" in served.degraded or user_id in self._known_users:
             return
         if not any(e.event != "impression" and self.catalogue.idx(e.item_id) is not None for e in history):
             served.lack("unknown_user")

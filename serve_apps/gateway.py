@@ -12,9 +12,10 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
-from avrec_ray.bundle import load_catalogue, load_metadata
+from avrec_ray.bundle import load_bundle_profiles, load_catalogue, load_metadata
 from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.training.profiles import UserProfiles
 from serve_apps.answers import Models
 from serve_apps.api import create_api
 from serve_apps.auth import check_host, key_digests
@@ -36,13 +37,22 @@ class GatewayDeployment:
             catalogue=load_catalogue(cfg.bundle),
             model_version=metadata.model_version,
             index_version=metadata.towers_version,
-            history_length=cfg.feedback.history_length,
+            # A list must not depend on who asks: batch recommendation reads as much as the towers do.
+            history_length=max(cfg.feedback.history_length, metadata.towers.history_length),
             deadline_ms=cfg.deadline_ms,
+            known_users=known_users(load_bundle_profiles(cfg.bundle)),
         )
         self._api = create_api(flow, cfg.feedback, digests, cfg.max_body_bytes)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._api
+
+
+def known_users(profiles: UserProfiles | None) -> frozenset[str]:
+    """Users of whom the towers know something without a history."""
+    if profiles is None:
+        return frozenset()
+    return frozenset(u for u, telling in zip(profiles.user_ids, profiles.telling, strict=True) if telling)
 
 
 def models_of(matcher: DeploymentHandle, reranker: DeploymentHandle) -> Models:

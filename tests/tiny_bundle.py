@@ -17,7 +17,8 @@ from avrec_ray.towers.item_tower import ItemTokens
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.towers.vector_tables import write_embeddings, write_moments
 from avrec_ray.training.checkpoint import save_weights
-from tests.tiny_models import random_tokens, tiny_towers
+from avrec_ray.training.profiles import save_profiles
+from tests.tiny_models import random_columns, random_tokens, tiny_profiles, tiny_towers
 
 TOWERS_VERSION = "v-towers"
 CATEGORIES = ("music", "sport", "cooking", None)
@@ -40,7 +41,7 @@ def build_tiny_bundle(
 
     Models are as built, that is untrained; `head_std` > 0 draws what the reranker starts with at zero, so that it has
     an opinion of its own. Every fifth item lacks video and every seventh has text alone. `num_choices` random choices
-    of `num_users` make the neighbours.
+    of `num_users` make the neighbours. Where the towers read profiles, users u0 to u7 have those of `tiny_profiles`.
     """
     torch.manual_seed(seed)
     cfg, ranking = towers or tiny_towers(), reranker or RerankerConfig(num_interests=5, hidden_dim=8)
@@ -60,12 +61,17 @@ def build_tiny_bundle(
         if head_std:
             torch.nn.init.normal_(scorer.heads.weight, std=head_std)
             torch.nn.init.normal_(scorer.context.weight[:, 1], std=head_std)  # of popularity
+        if two_tower.user.friends is not None:
+            torch.nn.init.ones_(two_tower.user.friends.gate)
         save_weights(staging / "towers.safetensors", two_tower)
         save_weights(staging / "reranker.safetensors", scorer)
         rng = np.random.default_rng(seed)
         users, chosen = rng.integers(0, num_users, num_choices), rng.integers(0, len(items), num_choices)
         fit_neighbours(users, chosen, num_users, len(items)).save(staging / "neighbours.safetensors")
         pq.write_table(catalogue_table(items), staging / "items.parquet")
+        profiles = tiny_profiles(random_columns(8, len(items), seed), cfg).profiles
+        if profiles is not None:
+            save_profiles(staging / "users.parquet", profiles)
         _write_vectors(staging, two_tower, items, tiny_tokens(cfg, len(items), seed))
 
     return save_bundle(folder, metadata, write_files)

@@ -3,12 +3,15 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemInputs, ItemTokens, token_shapes
 from avrec_ray.towers.two_tower import HistoryBatch
-from avrec_ray.training.histories import POSITIVE_CODES, EventColumns, pad_histories
+from avrec_ray.training.histories import POSITIVE_CODES, EventColumns, pad_histories, with_profiles
+from avrec_ray.training.profile_tables import profiles_from_tables
+from avrec_ray.types import EDGES, USERS
 
 
 def tiny_towers(**overrides: Any) -> TowersConfig:
@@ -17,6 +20,7 @@ def tiny_towers(**overrides: Any) -> TowersConfig:
         "embedding_dim": 8, "model_dim": 16, "num_heads": 2, "encoder_layers": 1, "user_layers": 2,
         "num_bottleneck_tokens": 2, "tokens_per_clip": 2, "patch_size": 8, "num_text_buckets": 64,
         "max_text_tokens": 6, "history_length": 6, "dropout": 0.0, "modality_dropout": 0.0, "id_dropout": 0.0,
+        "attribute_dropout": 0.0,
         "num_frames": 2, "frame_size": 16, "num_mel_bins": 8, "num_mel_frames": 50, "max_clips": 2,
     }  # fmt: skip
     return TowersConfig(**{**values, **overrides})
@@ -61,8 +65,35 @@ def random_columns(num_users: int, num_items: int, seed: int = 0, longest: int =
     )
 
 
+def tiny_profiles(columns: EventColumns, cfg: TowersConfig) -> EventColumns:
+    """The same events with profiles beside, where `cfg` reads them.
+
+    Every user befriends the next two and one who did nothing; all but every fourth have attributes.
+    """
+    if not cfg.reads_profiles:
+        return columns
+    users, edges = tiny_user_tables(columns.user_ids)
+    tables = (users if cfg.num_attribute_buckets else None, edges if cfg.num_friends else None)
+    return with_profiles(columns, profiles_from_tables(*tables, columns, cfg))
+
+
+def tiny_user_tables(user_ids: list[str]) -> tuple[pa.Table, pa.Table]:
+    """Users and edges as `tiny_profiles` describes them; the user "newcomer" has attributes and a friend, no events."""
+    attributes = [[("age", str(20 + n)), ("gender", "FM"[n % 2])][: n % 4] for n in range(1, len(user_ids) + 1)]
+    users = [{"user_id": u, "attributes": a} for u, a in zip(user_ids, attributes, strict=True)]
+    edges = [
+        {"user_id": user, "friend_id": friend, "weight": weight}
+        for n, user in enumerate(user_ids)
+        for friend, weight in ((user_ids[(n + 1) % len(user_ids)], None), (user_ids[n - 2], 0.5), ("silent", 4.0))
+        if friend != user
+    ]
+    users += [{"user_id": "newcomer", "attributes": [("age", "33")]}, {"user_id": "silent", "attributes": None}]
+    edges += [{"user_id": "newcomer", "friend_id": user_ids[0], "weight": 1.0}]
+    return pa.Table.from_pylist(users, USERS), pa.Table.from_pylist(edges, EDGES)
+
+
 def random_history(cfg: TowersConfig, num_users: int, num_items: int, seed: int = 0) -> HistoryBatch:
-    """Left-padded histories of `num_users` users, of different lengths."""
-    columns = random_columns(num_users, num_items, seed)
+    """Left-padded histories of `num_users` users, of different lengths; with profiles where `cfg` reads them."""
+    columns = tiny_profiles(random_columns(num_users, num_items, seed), cfg)
     spans = [(columns.rows(user).start, columns.rows(user).stop) for user in range(num_users)]
     return pad_histories(columns, spans, cfg.history_length)

@@ -10,9 +10,12 @@ from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.pipelines.catalogue import build_catalogue, item_durations, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import model_version
+from avrec_ray.pipelines.profiles import read_profiles
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, fingerprint_of, require_record
 from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.pipelines.train_reranker import fit_item_neighbours
+from avrec_ray.training.histories import columns_from_table
+from avrec_ray.training.profiles import save_profiles
 
 PARTS = ("train_reranker", "refresh", "embed_items", "build_index")
 
@@ -69,5 +72,10 @@ def _write_parts(root: Path, job: JobConfig, staging: Path) -> None:
     neighbours = fit_item_neighbours(root, job, ("train", "valid"), item_ids)
     neighbours.save(staging / "neighbours.safetensors")
     items = read_items(root / "tables" / "items.parquet", item_ids)
-    catalogue = build_catalogue(items, read_fitted(root, ("train", "valid")), item_durations(items))
+    fitted = read_fitted(root, ("train", "valid"))
+    catalogue = build_catalogue(items, fitted, item_durations(items))
     pq.write_table(catalogue_table(catalogue), staging / "items.parquet")
+    columns = columns_from_table(fitted, catalogue.index_of, catalogue.durations)
+    profiles = read_profiles(root / "tables", job.towers, columns)
+    if profiles is not None:
+        save_profiles(staging / "users.parquet", profiles)

@@ -14,6 +14,7 @@ from avrec_ray.errors import StageError
 from avrec_ray.pipelines.catalogue import item_durations, positive_counts, read_item_tokens, read_items
 from avrec_ray.pipelines.encode_items import encode_items
 from avrec_ray.pipelines.pretrain import features_path
+from avrec_ray.pipelines.profiles import read_profiles
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.towers_of_job import with_widths
@@ -23,7 +24,7 @@ from avrec_ray.towers.item_tower import ItemTower
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights, save_weights
 from avrec_ray.training.config import FinetuneConfig
-from avrec_ray.training.histories import columns_from_table
+from avrec_ray.training.histories import columns_from_table, with_profiles
 from avrec_ray.training.sequence_batches import SequenceBatches
 from avrec_ray.training.steps import FinetuneStep
 
@@ -133,7 +134,17 @@ def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
     durations = item_durations(read_items(Path(settings["items"]), item_ids))
     index = {item_id: row for row, item_id in enumerate(item_ids)}
     columns = columns_from_table(_interactions(settings), index, durations)
-    batches = SequenceBatches(columns, len(item_ids), cfg, towers.history_length, settings["seed"], rank, num_workers)
+    columns = with_profiles(columns, read_profiles(Path(settings["items"]).parent, towers, columns))
+    batches = SequenceBatches(
+        columns,
+        len(item_ids),
+        cfg,
+        towers.history_length,
+        settings["seed"],
+        rank,
+        num_workers,
+        learn_first=towers.reads_profiles,
+    )
     if not batches.steps_per_epoch:
         raise StageError(
             f"{len(batches.users)} users chose an item after another one, expected at least one a worker "

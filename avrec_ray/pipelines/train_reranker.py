@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 import ray
 import torch
 
@@ -14,6 +15,7 @@ from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import StageError
 from avrec_ray.pipelines.catalogue import item_durations, positive_counts, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import CatalogueVectors, embed_catalogue
+from avrec_ray.pipelines.profiles import read_profiles
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.ranking.fitting import FittedReranker, fit_reranker
@@ -23,7 +25,13 @@ from avrec_ray.ranking.training import RerankBatches, RerankQuery, RerankStep, h
 from avrec_ray.retrieval.neighbours import ItemNeighbours, fit_neighbours
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights, save_weights
-from avrec_ray.training.histories import POSITIVE_CODES, EventColumns, columns_from_table, pad_histories
+from avrec_ray.training.histories import (
+    POSITIVE_CODES,
+    EventColumns,
+    columns_from_table,
+    pad_histories,
+    with_profiles,
+)
 
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:
@@ -127,6 +135,17 @@ def held_out_lists(folder: Path, job: JobConfig, item_ids: list[str]) -> tuple[E
     return columns, held_out_queries(columns, num_fitted, job.reranker.queries_per_user)
 
 
+def _with_fitted_profiles(folder: Path, job: JobConfig, columns: EventColumns) -> EventColumns:
+    """Friends' choices come from what the towers were fitted on, as those of a request do."""
+    if not job.towers.reads_profiles:
+        return columns
+    item_ids = pq.read_table(folder / "item_tokens" / "tokens.parquet", columns=["item_id"])["item_id"].to_pylist()
+    index = {item_id: row for row, item_id in enumerate(item_ids)}
+    unknown = np.full(len(item_ids), np.nan, np.float32)
+    fitted = columns_from_table(read_fitted(folder, ("train",)), index, unknown)
+    return with_profiles(columns, read_profiles(folder / "tables", job.towers, fitted))
+
+
 @torch.inference_mode()
 def matcher_candidates(
     folder: Path, job: JobConfig, items: ItemArrays, columns: EventColumns, queries: list[RerankQuery]
@@ -135,6 +154,7 @@ def matcher_candidates(
     towers = TwoTower(job.towers, len(items.embeddings))
     load_weights(folder / "finetune" / "towers.safetensors", towers)
     towers.eval()
+    columns = _with_fitted_profiles(folder, job, columns)
     k = min(job.reranker.num_candidates, len(items.embeddings))
     found, scores = [], []
     # A choice that the matcher missed is not put in: it would teach that the matcher's lowest scores are the best.

@@ -1,4 +1,4 @@
-"""The matcher: a query's history through the user tower, then the nearest items of the index.
+"""The matcher: a query's history and its user's profile through the user tower, then the nearest items of the index.
 
 Dimension key: B queries, D embedding, K candidates, N catalogue.
 """
@@ -17,12 +17,12 @@ from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.index import load_index
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights
-from avrec_ray.training.histories import columns_from_events, pad_histories
+from avrec_ray.training.histories import columns_from_events, pad_histories, with_profiles
 from avrec_ray.types import Candidate, Filters, Query
 
 
 class Matcher:
-    """Finds candidates: by the user tower where there is a history, by popularity where there is none."""
+    """Finds candidates: by the user tower where a history or a profile says something, else by popularity."""
 
     def __init__(self, bundle: Bundle | str | Path, config: MatcherConfig | None = None) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
@@ -81,13 +81,17 @@ class Matcher:
 
     @torch.inference_mode()
     def _query_vectors(self, queries: Sequence[Query]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Scaled query vectors [B, D], so that a dot product is a logit, and whether each had a usable history."""
+        """Scaled query vectors [B, D], so that a dot product is a logit, and whether each says anything of the user."""
         items = self.bundle.items
         columns = columns_from_events([q.history for q in queries], items.index_of, items.durations)
+        columns = with_profiles(columns, self.bundle.profiles, [query.user_id for query in queries])
         spans = [(columns.rows(row).start, columns.rows(row).stop) for row in range(len(queries))]
-        history = pad_histories(columns, spans, self.towers.cfg.history_length)
+        history = pad_histories(columns, spans, self.towers.cfg.history_length, range(len(queries)))
         vectors = self.towers.queries(history, self.embeddings)[:, -1] * self.towers.scale()
-        return vectors.numpy(), history.mask.any(1).numpy()
+        known = history.mask.any(1).numpy()
+        if self.bundle.profiles is not None and columns.profile_row is not None:
+            known |= np.append(self.bundle.profiles.telling, False)[columns.profile_row]  # row -1: nothing is known
+        return vectors.numpy(), known
 
     def _nearest(
         self,

@@ -19,6 +19,10 @@ GIVEN = ("none", "precomputed")
 MODES = ("frozen", "top", "lora", "full")
 """Choices of `towers.<modality>_mode`: what pretraining changes of a pretrained encoder."""
 
+USER_BLOCK_NAMES = ("sasrec", "hstu")
+"""Keys of `user_blocks.USER_BLOCKS`."""
+MAX_HISTORY_LENGTH = 4096
+
 
 @dataclass(kw_only=True)
 class TowersConfig:
@@ -42,7 +46,19 @@ class TowersConfig:
     """Rows of the hashed word table."""
     max_text_tokens: int = 48
     history_length: int = 50
-    """Events the user tower reads, newest last."""
+    """Events the user tower reads, newest last; 50 to 1,000 are usual."""
+    user_blocks: str = "sasrec"
+    """Attention over the history. sasrec: softmax (Kang & McAuley 2018); hstu: pointwise (Zhai et al. 2024)."""
+    time_bias: bool = False
+    """Let attention of sasrec depend on the time between two events; hstu always does."""
+    num_attribute_buckets: int = 0
+    """Rows of the hashed table of users' attributes ("gender=F"), added to every position; 0: they are not read."""
+    attribute_dropout: float = 0.2
+    """Chance, in training, that a user's attributes are hidden, so that users without any work too."""
+    num_friends: int = 0
+    """Friends of a user, those of most weight first, whose choices are read; 0: none."""
+    friend_items: int = 10
+    """Newest choices of each friend that a query reads."""
     dropout: float = 0.1
     modality_dropout: float = 0.2
     """Chance, in training, that a present modality of an item is hidden; one always stays."""
@@ -124,12 +140,17 @@ class TowersConfig:
                 f"media.num_frames={self.num_frames} is not a multiple of tokens_per_clip={self.tokens_per_clip}"
             )
         check_range("towers.content_weight", self.content_weight, 0.0, 100.0)
-        for name in ("dropout", "modality_dropout", "id_dropout"):
+        for name in ("dropout", "modality_dropout", "id_dropout", "attribute_dropout"):
             check_range(f"towers.{name}", getattr(self, name), 0.0, 0.99)
-        for name in ("embedding_dim", "encoder_layers", "fusion_layers", "user_layers", "history_length", "max_clips"):
+        for name in ("embedding_dim", "encoder_layers", "fusion_layers", "user_layers", "max_clips"):
             check_range(f"towers.{name}", getattr(self, name), 1)
         for name in ("top_blocks", "lora_rank", "tokens_per_clip", "max_text_tokens"):
             check_range(f"towers.{name}", getattr(self, name), 1)
+        check_range("towers.history_length", self.history_length, 1, MAX_HISTORY_LENGTH)
+        check_range("towers.num_attribute_buckets", self.num_attribute_buckets, 0)
+        check_range("towers.num_friends", self.num_friends, 0, 1000)
+        check_range("towers.friend_items", self.friend_items, 1, 1000)
+        check_choice("towers.user_blocks", self.user_blocks, USER_BLOCK_NAMES)
 
     def _check_encoder(self, modality: str) -> None:
         encoder, mode = self.encoder_of(modality), self.mode_of(modality)
@@ -150,6 +171,11 @@ class TowersConfig:
             raise ConfigError(
                 f"towers.{modality}_mode={mode!r}, but encoder {encoder!r} has no weights; leave it empty"
             )
+
+    @property
+    def reads_profiles(self) -> bool:
+        """Whether the user tower reads more of a user than their own behaviour."""
+        return self.num_attribute_buckets > 0 or self.num_friends > 0
 
 
 def moment_layout(max_clips: int) -> list[tuple[str, int]]:

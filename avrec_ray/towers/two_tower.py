@@ -11,7 +11,19 @@ from torch import Tensor, nn
 
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTokens, ItemTower
-from avrec_ray.towers.user_tower import UserTower
+from avrec_ray.towers.user_tower import Friends, UserTower
+
+
+@dataclass(eq=False)
+class FriendBatch:
+    """What friends of B users chose, P items each; see `training.friends`."""
+
+    item_idx: Tensor
+    """int64 [B, P], catalogue rows; 0 where padded."""
+    log_weight: Tensor
+    """float32 [B, P], of the friendship."""
+    reads: Tensor
+    """bool [B, L, P]: whether a position may read a choice; false where padded."""
 
 
 @dataclass(eq=False)
@@ -28,6 +40,17 @@ class HistoryBatch:
     """float32 [B, L]."""
     mask: Tensor
     """bool [B, L]."""
+    at_seconds: Tensor
+    """float64 [B, L], POSIX time; 0 where padded."""
+    attributes: Tensor | None = None
+    """int64 [B, A], buckets from 1, 0 where a user has fewer; None where towers read none."""
+    friends: FriendBatch | None = None
+    """None where towers read none."""
+
+    def item_rows(self) -> Tensor:
+        """int64: the catalogue rows of every item that is read, repeats and padding included."""
+        own = self.item_idx.flatten()
+        return own if self.friends is None else torch.cat([own, self.friends.item_idx.flatten()])
 
 
 class TwoTower(nn.Module):
@@ -53,7 +76,17 @@ class TwoTower(nn.Module):
             history.watch_ratio,
             history.gap_seconds,
             history.mask,
+            history.at_seconds,
+            history.attributes,
+            self._friends(history.friends, embeddings_UD, row_of_item),
         )
+
+    def _friends(self, friends: FriendBatch | None, embeddings_UD: Tensor, row_of_item: Tensor | None) -> Friends:
+        """What `UserTower.forward` wants of friends."""
+        if friends is None:
+            return None
+        rows = friends.item_idx if row_of_item is None else row_of_item[friends.item_idx]
+        return embeddings_UD[rows], friends.log_weight, friends.reads
 
     def scale(self) -> Tensor:
         """Scale of the dot product, at most 100 as in CLIP."""

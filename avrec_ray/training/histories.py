@@ -4,7 +4,7 @@ Dimension key: E events, B histories, L history length, N catalogue.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from avrec_ray.towers.two_tower import HistoryBatch
+from avrec_ray.towers.two_tower import FriendBatch, HistoryBatch
+from avrec_ray.training.profiles import UserProfiles
 from avrec_ray.types import EVENTS, POSITIVE_EVENTS, Event
 
 EVENT_CODES = {name: 1 + index for index, name in enumerate(EVENTS)}
@@ -31,6 +32,10 @@ class EventColumns:
     user_ids: list[str]
     starts: npt.NDArray[np.int64]
     """int64 [users + 1]: user u owns rows starts[u] : starts[u + 1]."""
+    profiles: UserProfiles | None = None
+    """What is known of users besides; None where towers read none of it."""
+    profile_row: npt.NDArray[np.int64] | None = None
+    """int64 [users]: row of each user in `profiles`, -1 where nothing is known."""
 
     def rows(self, user: int) -> slice:
         """Rows of a user's events."""
@@ -90,11 +95,31 @@ def _watch_ratio(watch: npt.NDArray[np.float32], durations: npt.NDArray[np.float
     return np.asarray(watch / known, np.float32)
 
 
-def pad_histories(columns: EventColumns, spans: Sequence[tuple[int, int]], length: int) -> HistoryBatch:
-    """Histories at row spans [start, stop) as left-padded tensors [B, L]; only the newest `length` rows are read."""
+def with_profiles(
+    columns: EventColumns, profiles: UserProfiles | None, user_ids: Sequence[str | None] | None = None
+) -> EventColumns:
+    """The same events with profiles beside; `user_ids` names the users where columns number them."""
+    if profiles is None:
+        return columns
+    names = columns.user_ids if user_ids is None else user_ids
+    return replace(columns, profiles=profiles, profile_row=profiles.rows(names))
+
+
+def pad_histories(
+    columns: EventColumns, spans: Sequence[tuple[int, int]], length: int, users: Sequence[int] | None = None
+) -> HistoryBatch:
+    """Histories at row spans [start, stop) as left-padded tensors [B, L]; only the newest `length` rows are read.
+
+    Where columns have profiles, attributes and friends' choices come with them. The time of a position's query is
+    that of its event; before the first one it is that of the first, and endless where there is none.
+
+    Args:
+        users: the user of each span; may be left out where no span is empty.
+    """
     shape = (len(spans), length)
     item_idx, event = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     watch, gap, mask = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
+    at_seconds = np.zeros(shape, np.float64)
     for row, (start, stop) in enumerate(spans):
         first = max(start, stop - length)
         count = stop - first
@@ -105,5 +130,56 @@ def pad_histories(columns: EventColumns, spans: Sequence[tuple[int, int]], lengt
         watch[row, -count:] = columns.watch_ratio[first:stop]
         gap[row, length - count + 1 :] = np.diff(columns.at_seconds[first:stop])
         mask[row, -count:] = True
-    tensors = [torch.from_numpy(a) for a in (item_idx, event, watch, gap, mask)]
-    return HistoryBatch(*tensors)
+        at_seconds[row, -count:] = columns.at_seconds[first:stop]
+    history = HistoryBatch(
+        item_idx=torch.from_numpy(item_idx),
+        event=torch.from_numpy(event),
+        watch_ratio=torch.from_numpy(watch),
+        gap_seconds=torch.from_numpy(gap),
+        mask=torch.from_numpy(mask),
+        at_seconds=torch.from_numpy(at_seconds),
+    )
+    if columns.profiles is None or columns.profile_row is None:
+        return history
+    rows = columns.profile_row[_owners(columns, spans) if users is None else np.array(users, np.int64)]
+    first_at = np.where(mask, at_seconds, np.inf).min(1, initial=np.inf, keepdims=True)
+    return replace(
+        history,
+        attributes=torch.from_numpy(_attributes(columns.profiles, rows)),
+        friends=_friends(columns.profiles, rows, np.where(mask, at_seconds, first_at)),
+    )
+
+
+def _owners(columns: EventColumns, spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """The user of each span."""
+    bounds = np.array(spans, np.int64).reshape(-1, 2)
+    if (bounds[:, 0] >= bounds[:, 1]).any():
+        raise ValueError("a span without events belongs to nobody; give `users` to pad_histories")
+    return np.searchsorted(columns.starts, bounds[:, 0], "right") - 1
+
+
+def _attributes(profiles: UserProfiles, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """[B, A]; zeros where nothing is known (row -1)."""
+    ids = np.zeros((len(rows), profiles.attribute_ids.shape[1]), np.int64)
+    ids[rows >= 0] = profiles.attribute_ids[rows[rows >= 0]]
+    return ids
+
+
+def _friends(
+    profiles: UserProfiles, rows: npt.NDArray[np.int64], before_seconds: npt.NDArray[np.float64]
+) -> FriendBatch | None:
+    """Friends' choices of each row, padded on the right to the longest; `before_seconds`: [B, L]."""
+    if profiles.friends is None:
+        return None
+    nobody = (np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((before_seconds.shape[1], 0), bool))
+    pools = [
+        profiles.friends.pool(int(row), before) if row >= 0 else nobody
+        for row, before in zip(rows, before_seconds, strict=True)
+    ]
+    longest = max((len(items) for items, _, _ in pools), default=0)
+    item_idx, log_weight = np.zeros((len(pools), longest), np.int64), np.zeros((len(pools), longest), np.float32)
+    reads = np.zeros((*before_seconds.shape, longest), bool)
+    for number, (items, weights, read) in enumerate(pools):
+        item_idx[number, : len(items)], log_weight[number, : len(items)] = items, weights
+        reads[number, :, : len(items)] = read
+    return FriendBatch(*(torch.from_numpy(array) for array in (item_idx, log_weight, reads)))

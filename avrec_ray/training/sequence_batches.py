@@ -49,9 +49,12 @@ class SequenceBatches:
         seed: int,
         rank: int = 0,
         num_workers: int = 1,
+        learn_first: bool = False,
     ) -> None:
+        """`learn_first`: a user's first event is a target too, of the query of no history; for towers with profiles."""
         self.columns, self.num_items, self.cfg, self.length = columns, num_items, cfg, length
-        self.seed, self.rank, self.num_workers = seed, rank, num_workers
+        self.seed, self.rank, self.num_workers, self.learn_first = seed, rank, num_workers, learn_first
+        self.beginnings = frozenset(columns.starts[:-1].tolist()) if learn_first else frozenset()
         self.weight = target_weights(columns, cfg.event_weights)
         self.frequency = np.bincount(columns.item_idx, self.weight, num_items) / max(self.weight.sum(), 1e-9)
         counts = np.diff(columns.starts)
@@ -87,7 +90,7 @@ class SequenceBatches:
 
     def _batch(self, users: npt.NDArray[np.int64], rng: np.random.Generator) -> SequenceBatch:
         spans = [self._window(int(user), rng) for user in users]
-        target_rows = np.concatenate([np.arange(start + 1, stop) for start, stop in spans])
+        target_rows = np.concatenate([np.arange(self._first_target(span), span[1]) for span in spans])
         candidates, log_q = self._candidates(target_rows, rng)
         mine = spans[self.rank :: self.num_workers]
         target_idx, weight = self._targets(mine)
@@ -109,13 +112,19 @@ class SequenceBatches:
         start = rows.start + int(rng.integers(0, spare + 1))
         return start, start + self.length + 1
 
+    def _first_target(self, span: tuple[int, int]) -> int:
+        """Row of the first target: the second event, or the user's first of all where a padded position asks for it."""
+        start, stop = span
+        return start if start in self.beginnings and stop - start <= self.length else start + 1
+
     def _targets(self, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         target_idx = np.zeros((len(spans), self.length), np.int64)
         weight = np.zeros((len(spans), self.length), np.float32)
         for row, (start, stop) in enumerate(spans):
-            count = stop - start - 1
-            target_idx[row, -count:] = self.columns.item_idx[start + 1 : stop]
-            weight[row, -count:] = self.weight[start + 1 : stop]
+            first = self._first_target((start, stop))
+            count = stop - first
+            target_idx[row, -count:] = self.columns.item_idx[first:stop]
+            weight[row, -count:] = self.weight[first:stop]
         return torch.from_numpy(target_idx), torch.from_numpy(weight)
 
     def _candidates(self, target_rows: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:

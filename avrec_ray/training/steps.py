@@ -63,7 +63,7 @@ class FinetuneStep(nn.Module):
     def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """`loss` to minimise: weighted mean cross entropy over all targets of the step."""
         _, num_workers = world()
-        used_U = torch.unique(torch.cat([batch.history.item_idx.flatten(), batch.candidate_idx]))
+        used_U = torch.unique(torch.cat([batch.history.item_rows(), batch.candidate_idx]))
         row_of_item = self._positions(used_U)
         embeddings_UD = self.towers.embed_items(self._tokens(used_U), used_U, cast(Tensor, self.warm)[used_U])
         queries_BLD = self.towers.queries(batch.history, embeddings_UD, row_of_item)

@@ -5,9 +5,11 @@ import time
 import httpx
 import pytest
 
+from avrec_ray.bundle import Catalogue
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.types import Event
-from tests.serve_apps.conftest import VERSION, CategoryModels, feedback_event
+from serve_apps.flow import RequestFlow
+from tests.serve_apps.conftest import VERSION, CategoryModels, client_of, feedback_event
 
 
 def recommend(client: httpx.Client, **body: object) -> dict:
@@ -58,6 +60,16 @@ def test_recommend_unknown_user_gets_a_marked_list(client: httpx.Client, body: d
     answer = recommend(client, **body)
     assert answer["degraded"] == ["unknown_user"]
     assert ids(answer) == [f"i{n}" for n in range(10)]
+
+
+def test_recommend_to_a_user_known_by_profile_alone_is_not_marked(
+    catalogue: Catalogue, models: CategoryModels, store: EventStore
+) -> None:
+    flow = RequestFlow(models.as_models(), store, catalogue, VERSION, "v-index", 50, 1500, known_users={"told"})
+    with client_of(flow) as client:
+        assert recommend(client, user_id="told")["degraded"] == []
+        assert recommend(client, user_id="untold")["degraded"] == ["unknown_user"]
+        assert recommend(client)["degraded"] == ["unknown_user"]
 
 
 def test_recommend_user_who_knows_only_items_of_other_catalogues_is_unknown(

@@ -22,10 +22,13 @@ from serve_apps.config import ServeConfig
 from serve_apps.run import start
 from tests.serve_apps.conftest import feedback_event, free_port, small_catalogue
 from tests.tiny_bundle import TOWERS_VERSION, build_tiny_bundle
+from tests.tiny_models import tiny_towers
 
 pytestmark = pytest.mark.ray
 
 MATCHER, POLICY = MatcherConfig(num_candidates=20, num_fresh=2), PolicyConfig(fresh_share=0.1)
+TOWERS = tiny_towers(user_blocks="hstu", num_attribute_buckets=32, num_friends=3, friend_items=2)
+"""All that a tower can read at a request."""
 USERS = {"u1": ["i1", "i5", "i9"], "u2": ["i0"], "u3": [f"i{n}" for n in range(25)]}
 
 
@@ -52,7 +55,7 @@ def service(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
     from ray import serve
 
     folder = tmp_path_factory.mktemp("service")
-    bundle = build_tiny_bundle(folder / "v-tiny", catalogue=small_catalogue(), head_std=1.0)
+    bundle = build_tiny_bundle(folder / "v-tiny", catalogue=small_catalogue(), head_std=1.0, towers=TOWERS)
     store = EventStore(f"sqlite:///{folder / 'events.db'}")
     for user_id, item_ids in USERS.items():
         events = [
@@ -133,6 +136,12 @@ def test_served_rank_equals_offline(service: Service) -> None:
 def test_served_similar_equals_offline(service: Service) -> None:
     answer = service.client.get("/v1/items/i3/similar", params={"k": 4}).json()
     assert served_ids(answer) == [c.item_id for c in service.matcher.similar("i3", 4)]
+
+
+def test_a_user_known_by_profile_alone_gets_a_list_of_their_own(service: Service) -> None:
+    expected = service.offline(Query("newcomer", (), k=5))
+    assert [item.score for item in expected] != [item.score for item in service.offline(Query("nobody", (), k=5))]
+    assert_same_list(service.recommend(user_id="newcomer", k=5), expected)
 
 
 def test_unknown_user_gets_popular_items_marked(service: Service) -> None:

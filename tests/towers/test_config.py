@@ -20,6 +20,12 @@ from avrec_ray.towers.config import TowersConfig
         ({"id_dropout": 1.5}, "towers.id_dropout=1.5 is outside"),
         ({"max_clips": 0}, "towers.max_clips=0 is outside"),
         ({"history_length": 0}, "towers.history_length=0 is outside"),
+        ({"history_length": 5000}, "towers.history_length=5000 is outside"),
+        ({"user_blocks": "lstm"}, "towers.user_blocks='lstm' is not one of"),
+        ({"num_attribute_buckets": -1}, "towers.num_attribute_buckets=-1 is outside"),
+        ({"num_friends": -1}, "towers.num_friends=-1 is outside"),
+        ({"friend_items": 0}, "towers.friend_items=0 is outside"),
+        ({"attribute_dropout": 1.0}, "towers.attribute_dropout=1.0 is outside"),
     ],
 )
 def test_towers_config_with_an_impossible_size_is_refused(overrides: dict[str, Any], message: str) -> None:
@@ -29,6 +35,13 @@ def test_towers_config_with_an_impossible_size_is_refused(overrides: dict[str, A
 
 def test_towers_config_with_fewer_frames_than_tokens_is_allowed() -> None:
     assert TowersConfig(num_frames=1, tokens_per_clip=4).num_frames == 1
+
+
+def test_towers_config_takes_long_histories_and_reads_no_profiles_unless_asked() -> None:
+    assert TowersConfig(history_length=1000).history_length == 1000
+    assert not TowersConfig().reads_profiles
+    assert TowersConfig(num_friends=1).reads_profiles
+    assert TowersConfig(num_attribute_buckets=8).reads_profiles
 
 
 def test_towers_config_round_trips_through_plain_values() -> None:

@@ -122,6 +122,8 @@ def test_pad_histories_holds_the_newest_events_on_the_right(seed: int, length: i
         assert history.item_idx[user, -count:].tolist() == columns.item_idx[newest].tolist()
         assert history.event[user, -count:].tolist() == columns.event[newest].tolist()
         np.testing.assert_array_equal(history.watch_ratio[user, -count:].numpy(), columns.watch_ratio[newest])
+        assert history.at_seconds[user, -count:].tolist() == columns.at_seconds[newest].tolist()
+        assert not history.at_seconds[user, :-count].any()
         gaps = np.diff(columns.at_seconds[newest], prepend=columns.at_seconds[newest][0])
         np.testing.assert_allclose(history.gap_seconds[user, -count:].numpy(), gaps, rtol=1e-6)
 
@@ -136,10 +138,11 @@ def test_pad_histories_fills_padding_with_nothing() -> None:
 
 def test_pad_histories_has_the_dtypes_that_the_tower_reads() -> None:
     history = pad_histories(random_columns(2, 5), [(0, 2), (0, 0)], 3)
-    dtypes: dict[str, Any] = {f.name: getattr(history, f.name).dtype for f in dataclasses.fields(history)}
+    values = {f.name: getattr(history, f.name) for f in dataclasses.fields(history)}
+    dtypes: dict[str, Any] = {name: value.dtype for name, value in values.items() if value is not None}
     assert dtypes == {
         "item_idx": torch.int64, "event": torch.int64, "watch_ratio": torch.float32,
-        "gap_seconds": torch.float32, "mask": torch.bool,
+        "gap_seconds": torch.float32, "mask": torch.bool, "at_seconds": torch.float64,
     }  # fmt: skip
     assert not history.mask[1].any()
 

@@ -174,3 +174,30 @@ def test_a_repeat_before_the_window_has_no_weight_either() -> None:
     (batch,) = batches_of(columns_of([(item, "view") for item in items]))(1)
     again = batch.target_idx == 9
     assert (batch.weight[again] == 0).all()
+
+
+def test_learn_first_makes_a_target_of_the_first_event_where_a_padded_position_can_ask() -> None:
+    short, long = [(1, "view"), (2, "view"), (3, "view")], [(item, "view") for item in range(LENGTH + 1)]
+    columns = columns_of(short, long)
+    cfg = FinetuneConfig(batch_size=2, negatives="mixed", num_uniform=6)
+    (batch,) = SequenceBatches(columns, NUM_ITEMS, cfg, LENGTH, 0, learn_first=True)(0)
+    row = int(torch.nonzero(batch.history.mask.sum(1) == 2))
+    assert batch.target_idx[row].tolist() == [0, 0, 1, 2, 3]
+    assert batch.weight[row].tolist() == [0, 0, 1, 1, 1]
+    assert batch.history.mask[row].tolist() == [False, False, False, True, True]
+    assert batch.weight[1 - row].tolist() == [1] * LENGTH  # its window has no padded position
+    assert batch.target_idx[1 - row].tolist() == [1, 2, 3, 4, 5]
+    assert batch.total_weight == batch.weight.sum() == 8
+    assert 1 in batch.candidate_idx
+
+
+def test_learn_first_of_a_window_inside_a_history_changes_nothing() -> None:
+    columns = columns_of([(item, "view") for item in range(3 * LENGTH)])
+    cfg = FinetuneConfig(batch_size=1, negatives="mixed", num_uniform=6)
+    for epoch in range(5):
+        plain, first = (
+            next(iter(SequenceBatches(columns, NUM_ITEMS, cfg, LENGTH, 0, learn_first=flag)(epoch)))
+            for flag in (False, True)
+        )
+        assert torch.equal(plain.target_idx, first.target_idx)
+        assert plain.total_weight == first.total_weight
