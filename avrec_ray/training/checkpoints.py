@@ -53,14 +53,22 @@ def agreed_checkpoint(training: Path) -> Path | None:
 
 
 def settle(training: Path, note: Callable[[str], None]) -> Path | None:
-    """The folder of the newest complete position, its checkpoint under its proper name. For when nobody trains."""
-    found = newest_checkpoint(training, note)
-    if found is None:
-        return None
-    if found.name != CHECKPOINT:
-        shutil.rmtree(found.with_name(CHECKPOINT), ignore_errors=True)  # torn, or it would have been taken
-        found.rename(found.with_name(CHECKPOINT))
-    return found.parent
+    """Put a training's folder in order, when nobody trains, and give the newest position; None before the first one.
+
+    Each position holds its checkpoint under the proper name and nothing else; positions without one go.
+    """
+    newest: Path | None = None
+    for position in sorted(training.glob("epoch_*"), reverse=True):
+        found = newest_checkpoint(training, note, at=position.name)
+        for folder in position.iterdir():
+            if folder != found:
+                shutil.rmtree(folder, ignore_errors=True)
+        if found is None:
+            shutil.rmtree(position, ignore_errors=True)
+            continue
+        found.rename(position / CHECKPOINT)
+        newest = newest or position
+    return newest
 
 
 def _position(checkpoint: Path) -> tuple[int, int]:
