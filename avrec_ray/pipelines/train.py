@@ -20,7 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 from torch import nn
 
 from avrec_ray.cluster_config import ClusterConfig
-from avrec_ray.errors import AvrecError, StageError
+from avrec_ray.errors import AvrecError, ConfigError, StageError
 from avrec_ray.pipelines.progress import epoch_progress
 from avrec_ray.pipelines.stage import StageRun
 from avrec_ray.training.checkpoint import load_state
@@ -168,6 +168,10 @@ def spread(work: Work, strategy: str, rank: int, num_workers: int) -> tuple[nn.M
     if strategy == "ddp" or num_workers == 1:
         wrapped = prepare_model(work.step, parallel_strategy_kwargs=DDP_SETTINGS)
         return wrapped, build_state(work.step, work.optim)
+    if work.optim.precision == "float16":
+        raise ConfigError(
+            "precision='float16' with cluster.strategy='fsdp': gradients are scaled per worker; take bfloat16"
+        )
     prepare_model(work.step, parallel_strategy=None)
     validates = bool(work.validate and work.optim.validate_every_epochs and rank == 0)
     twin = copy.deepcopy(work.step) if validates else None

@@ -11,14 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from avrec_ray.training.checkpoint import restore_generators
 from avrec_ray.training.config import OptimConfig
 from avrec_ray.training.distributed import of_first_worker, world
 from avrec_ray.training.ema import MovingAverage
 from avrec_ray.training.precision import autocast, grad_scaler, resolve_precision
-from avrec_ray.training.sharding import assembled, deferred_sync
+from avrec_ray.training.sharding import assembled, average_whole_gradients, clip_gradients, deferred_sync
 from avrec_ray.training.state import TrainState, monitored
 
 T = TypeVar("T")
@@ -43,10 +42,13 @@ Validate = Callable[[nn.Module], dict[str, float]]
 def build_optimizer(step: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; vectors and scalars are not decayed."""
     trainable = [p for p in step.parameters() if p.requires_grad]
+    # A sharded module's scalars are whole, and one call of torch's cannot change sharded and whole weights together.
+    apart = [p for p in trainable if p.ndim == 0] if isinstance(step, FSDPModule) else []
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim <= 1 and not (apart and p.ndim == 0)], "weight_decay": 0.0},
     ]
+    groups += [{"params": apart, "weight_decay": 0.0}] if apart else []
     return torch.optim.AdamW(groups, lr=cfg.learning_rate)
 
 
@@ -164,8 +166,8 @@ class Updates:
                 loss = losses["loss"] if share == 1 else losses["loss"] * share
                 scaler.scale(loss).backward()
         scaler.unscale_(state.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.step.parameters(), self.cfg.clip_norm)
-        self.norms.append((norm.full_tensor() if isinstance(norm, DTensor) else norm).item())
+        average_whole_gradients(self.step)
+        self.norms.append(clip_gradients(self.step, self.cfg.clip_norm))
         scaler.step(state.optimizer)
         scaler.update()
         state.num_updates += 1

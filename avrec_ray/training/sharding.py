@@ -26,15 +26,17 @@ def shard(step: nn.Module, device: torch.device, smallest: int = SMALLEST_SHARDE
     """Spread a step module over all workers, in place; returns it.
 
     Blocks are the elements of module lists (transformer layers): they are used through their forward alone. What is
-    left goes to the root, which keeps its weights together between forward and backward.
+    left goes to the root, which keeps its weights together between forward and backward. Scalars, which fully_shard
+    does not take, stay whole on every worker; `average_whole_gradients` is for them.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    scalars = {p for p in step.parameters() if p.ndim == 0}
     for module in list(step.modules()):
         if isinstance(module, nn.ModuleList):
             for block in module:
                 if sum(p.numel() for p in block.parameters()) >= smallest:
-                    fully_shard(block, mesh=mesh)
-    fully_shard(step, mesh=mesh, reshard_after_forward=False)
+                    fully_shard(block, mesh=mesh, ignored_params=scalars)
+    fully_shard(step, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
     return step
 
 
@@ -56,10 +58,42 @@ def _without_reduction(step: FSDPModule) -> Iterator[None]:
         step.set_requires_gradient_sync(True)
 
 
+@torch.no_grad()
+def average_whole_gradients(step: nn.Module) -> None:
+    """The mean over workers of the gradients of a sharded module's whole weights, as the sharded ones have it already.
+
+    A weight without gradient on every worker keeps none.
+    """
+    if not isinstance(step, FSDPModule):
+        return
+    for p in step.parameters():
+        if p.requires_grad and not isinstance(p, DTensor):
+            grad = torch.zeros_like(p) if p.grad is None else p.grad
+            sent = torch.cat([grad.flatten(), grad.new_tensor([p.grad is not None])])
+            dist.all_reduce(sent)
+            p.grad = (sent[:-1] / dist.get_world_size()).view_as(p) if sent[-1] else None
+
+
+@torch.no_grad()
+def clip_gradients(step: nn.Module, longest: float) -> float:
+    """Shorten the gradient to the norm `longest` where it is longer, and give the norm it had, over all its parts."""
+    grads = [p.grad for p in step.parameters() if p.grad is not None]
+    sharded = [grad for grad in grads if isinstance(grad, DTensor)]
+    if not sharded:
+        return float(nn.utils.clip_grad_norm_(step.parameters(), longest).item())
+    rest = [grad for grad in grads if not isinstance(grad, DTensor)]
+    norms = [nn.utils.get_total_norm(sharded).full_tensor(), nn.utils.get_total_norm(rest).to(sharded[0].device)]
+    norm = float(torch.stack(norms).norm().item())
+    if norm > longest:
+        for grad in grads:
+            grad.mul_(longest / (norm + 1e-6))
+    return norm
+
+
 def whole(value: Tensor) -> Tensor:
-    """A tensor on the CPU, its parts brought together; every worker must ask for the same ones in the same order."""
+    """A copy on the CPU, its parts brought together; every worker must ask for the same ones in the same order."""
     full = value.full_tensor() if isinstance(value, DTensor) else value
-    return full.detach().cpu().contiguous()
+    return full.detach().to("cpu", copy=True).contiguous()
 
 
 def placed_like(value: Tensor, like: Tensor) -> Tensor:
@@ -111,8 +145,8 @@ def load_optimizer_state(
         # A moment has its weight's shape; a count of steps is a number, which AdamW keeps on the CPU.
         kept = placed_like(value, weight) if value.shape == weight.shape and moment != "step" else value
         optimizer.state[weight][moment] = kept
-    for group, numbers in zip(optimizer.param_groups, groups, strict=True):
-        group.update(numbers)
+    for position, group in enumerate(optimizer.param_groups):
+        group.update(groups[min(position, len(groups) - 1)])  # only a sharded module has one for scalars
 
 
 def group_numbers(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
 """A training whose checkpoint writer dies at a chosen call of the file system; the program of `test_crashes`.
 
 Run as: python -m tests.training.crashing FOLDER. For every call that a training makes when it writes its checkpoints, a
-forked child trains and dies there (os._exit, nothing is flushed), a second child goes on from what it finds, and a line
-says what came out: the number of the call, its name, where it went on, and whether the weights are bit-equal to those of
-an uninterrupted training. "torn" calls die after half of a file was written.
+forked child trains and dies there (os._exit, nothing is flushed), and a second child goes on from what it finds. A line
+says what came out: the number of the call, its name, where it went on, whether the weights are bit-equal to those of an
+uninterrupted training, and what lies there in the end. "torn" calls die after half of a file was written.
 """
 
 import hashlib
