@@ -18,7 +18,7 @@ from avrec_ray.media.child import DEFAULT_DECODER
 from avrec_ray.media.clips import read_clips
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.pipelines.catalogue import read_items, word_ids
-from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
+from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, digest_file, require_record
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.stream_batches import MediaItems, StreamBatches, StreamSettings
 from avrec_ray.pipelines.train import Work, run_trainer
@@ -43,6 +43,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     def work(stage: StageRun) -> dict[str, float]:
         if num_items_with_media(storage.folder("clips")) < job.cluster.num_workers:
             return _start_untrained(stage, job)
+        stage.run.inputs("training", {storage.items: digest_file(storage.items)})
         placed = {**settings, **decode_actors(job, stage.log)} if job.data.mode == "stream" else settings
         checkpoint = run_trainer(stage, job.cluster, build_work, placed, job.training.pretrain.epochs, seed=job.seed)
         step = PretrainStep(ItemTower(job.towers))
@@ -111,7 +112,7 @@ def num_items_with_media(clips_path: Path) -> int:
 def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
     """What a pretraining worker trains."""
     towers = from_dict(TowersConfig, settings["towers"])
-    cfg = from_dict(PretrainConfig, settings["pretrain"])
+    cfg = from_dict(PretrainConfig, settings["pretrain"]).for_workers(num_workers)
     clips, items = Path(settings["clips"]), Path(settings["items"])
     step = PretrainStep(ItemTower(towers))
     if settings["mode"] == "stream":

@@ -52,7 +52,7 @@ def effective_rank(vectors_ND: Tensor) -> float:
 
 
 def uniformity(embeddings_ND: Tensor, t: float = 2.0, seed: int = 0) -> float:
-    """log mean exp(-t |x - y|^2) over all pairs of unit vectors (Wang & Isola 2020): 0 in one point, lower is more even.
+    """log mean exp(-t |x - y|^2) over all pairs of unit vectors (Wang & Isola 2020): 0 in one point, lower: more even.
 
     Of more than 2,048 embeddings a sample is compared.
     """

@@ -132,6 +132,8 @@ class FinetuneConfig(OptimConfig):
     refresh_epochs: int = 20
     """Epochs on train and valid together, after those on train alone."""
     refresh_learning_rate: float = 1e-3
+    validate_users: int = 1000
+    """Users of valid, drawn by the seed, on whom a validation measures recall_at_20 and ndcg_at_10."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,6 +143,7 @@ class FinetuneConfig(OptimConfig):
             check_choice("finetune.event_weights", event, POSITIVE_EVENTS)
         check_range("finetune.refresh_epochs", self.refresh_epochs, 1)
         check_range("finetune.refresh_learning_rate", self.refresh_learning_rate, 0.0)
+        check_range("finetune.validate_users", self.validate_users, 1)
 
     def for_refresh(self) -> "FinetuneConfig":
         """The same training with the epochs and the learning rate of the refresh; nothing is left to validate on."""

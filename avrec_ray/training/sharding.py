@@ -82,7 +82,10 @@ def clip_gradients(step: nn.Module, longest: float) -> float:
     if not sharded:
         return float(nn.utils.clip_grad_norm_(step.parameters(), longest).item())
     rest = [grad for grad in grads if not isinstance(grad, DTensor)]
-    norms = [nn.utils.get_total_norm(sharded).full_tensor(), nn.utils.get_total_norm(rest).to(sharded[0].device)]
+    norms = [
+        cast(DTensor, nn.utils.get_total_norm(sharded)).full_tensor(),
+        nn.utils.get_total_norm(rest).to(sharded[0].device),
+    ]
     norm = float(torch.stack(norms).norm().item())
     if norm > longest:
         for grad in grads:

@@ -3,7 +3,6 @@
 Dimension key: B users, L history length, D embedding, N catalogue.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from avrec_ray.evaluation.rank_metrics import ndcg_at_k, recall_at_k
 from avrec_ray.towers.two_tower import HistoryBatch
+from avrec_ray.training.fit import to_device
 from avrec_ray.training.histories import EventColumns, pad_histories
 
 _USERS_AT_ONCE = 256
@@ -53,51 +54,40 @@ def held_out_users(
     )
 
 
-Score = Callable[[nn.Module, HistoryBatch], Tensor]
-"""score(module, histories) -> scores [B, N] of the whole catalogue at the newest position."""
+Scorer = Callable[[nn.Module], Callable[[HistoryBatch], Tensor]]
+"""scorer(module) -> a function from histories to scores [B, N] of the whole catalogue after the newest event; what does
+not depend on the histories, such as item embeddings, is computed once."""
 
 
 class RankHeldOut:
     """Callable: module -> metrics of its lists for held-out users. The module is in evaluation mode, without gradient.
 
-    `recall_at_k` is the share of a user's choices in the first k, at most k of which are asked for; `ndcg_at_k` the
-    gain 1 / log2(1 + rank), over that of an ideal list.
+    `recall_at_k` is the share of a user's choices among the first k; `ndcg_at_k` the gain 1 / log2(1 + rank) of those
+    among the first k, over that of an ideal list. Both are means over users, as evaluation.rank_metrics has them.
     """
 
-    def __init__(self, users: HeldOutUsers, score: Score, length: int, recall_k: int = 20, ndcg_k: int = 10) -> None:
-        self.users, self.score, self.length = users, score, length
+    def __init__(self, users: HeldOutUsers, scorer: Scorer, length: int, recall_k: int = 20, ndcg_k: int = 10) -> None:
+        self.users, self.scorer, self.length = users, scorer, length
         self.recall_k, self.ndcg_k = recall_k, ndcg_k
 
     @torch.no_grad()
     def __call__(self, module: nn.Module) -> dict[str, float]:
-        recalls: list[float] = []
-        gains: list[float] = []
+        users, score = self.users, self.scorer(module)
         device = next(module.parameters()).device
-        for first in range(0, len(self.users.users), _USERS_AT_ONCE):
-            batch = range(first, min(first + _USERS_AT_ONCE, len(self.users.users)))
-            spans = [self.users.histories.rows(int(self.users.users[row])) for row in batch]
-            history = pad_histories(self.users.histories, [(s.start, s.stop) for s in spans], self.length)
-            moved = HistoryBatch(**{name: value.to(device) for name, value in vars(history).items()})
-            scores_BN = self.score(module, moved).float()
+        lists: list[npt.NDArray[np.int64]] = []
+        for first in range(0, len(users.users), _USERS_AT_ONCE):
+            batch = range(first, min(first + _USERS_AT_ONCE, len(users.users)))
+            spans = [users.histories.rows(int(users.users[row])) for row in batch]
+            history = pad_histories(users.histories, [(s.start, s.stop) for s in spans], self.length)
+            scores_BN = score(to_device(history, device)).float()
             for position, row in enumerate(batch):
-                scores_BN[position, torch.from_numpy(self.users.seen[row]).to(device)] = -math.inf
+                scores_BN[position, torch.from_numpy(users.seen[row]).to(device)] = -torch.inf
             depth = min(max(self.recall_k, self.ndcg_k), scores_BN.shape[1])
-            lists = scores_BN.topk(depth).indices.cpu().numpy()
-            for position, row in enumerate(batch):
-                hits = np.isin(lists[position], self.users.chosen[row])
-                recalls.append(_recall(hits, len(self.users.chosen[row]), self.recall_k))
-                gains.append(_ndcg(hits, len(self.users.chosen[row]), self.ndcg_k))
-        return {f"recall_at_{self.recall_k}": _mean(recalls), f"ndcg_at_{self.ndcg_k}": _mean(gains)}
-
-
-def _recall(hits: npt.NDArray[np.bool_], num_chosen: int, k: int) -> float:
-    return float(hits[:k].sum()) / min(num_chosen, k)
-
-
-def _ndcg(hits: npt.NDArray[np.bool_], num_chosen: int, k: int) -> float:
-    discounts = 1 / np.log2(np.arange(2, k + 2))
-    return float(discounts[: len(hits[:k])][hits[:k]].sum() / discounts[: min(num_chosen, k)].sum())
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+            lists.append(scores_BN.topk(depth).indices.cpu().numpy())
+        if not lists:
+            return {f"recall_at_{self.recall_k}": 0.0, f"ndcg_at_{self.ndcg_k}": 0.0}
+        ranked = np.concatenate(lists)
+        return {
+            f"recall_at_{self.recall_k}": float(recall_at_k(ranked, users.chosen, self.recall_k).mean()),
+            f"ndcg_at_{self.ndcg_k}": float(ndcg_at_k(ranked, users.chosen, self.ndcg_k).mean()),
+        }
