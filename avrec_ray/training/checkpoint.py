@@ -158,9 +158,10 @@ def restore_generators(states: dict[str, Tensor], rank: int, num_workers: int) -
     """Set this worker's generators as they were; false if they are of another number of workers, or of none."""
     if not states or len(states["cpu"]) != num_workers:
         return False
-    torch.set_rng_state(states["cpu"][rank])
+    # Copies: torch reads a state from the start of its storage, which a row of a matrix does not have to itself.
+    torch.set_rng_state(states["cpu"][rank].clone())
     if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"][rank])
+        torch.cuda.set_rng_state(states["cuda"][rank].clone())
     return True
 
 
