@@ -1,7 +1,7 @@
 """Ray Train around the loop: whoever is killed, it costs the steps since the last checkpoint, and nothing else."""
 
 import os
-import signal
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +16,7 @@ from avrec_ray.errors import ConfigError, StageError
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.tracking import Tracking
 from avrec_ray.pipelines.train import scaling
-from tests.pipelines.killed_decoding import start
+from tests.pipelines.killed_decoding import kill_with_workers, start
 from tests.pipelines.killed_worker import EPOCHS, KILLED_IN_EPOCH, PAUSE, train
 
 Weights = dict[str, torch.Tensor]
@@ -77,12 +77,12 @@ def test_training_goes_on_after_a_killed_driver_as_the_same_run(whole: tuple[Wei
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()
             assert driver.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.02)
-        driver.send_signal(signal.SIGKILL)
+        kill_with_workers(driver)  # they would train on for a second or two, which is no harm but no test either
         driver.wait()
     finally:
         os.environ.pop(PAUSE)
     assert start_driver(tmp_path).wait(timeout=200) == 0, (tmp_path / "log").read_text()
-    assert "train: going on at epoch 2" in (tmp_path / "log").read_text()
+    assert re.search("train: going on at epoch [23], batch", (tmp_path / "log").read_text())
     assert_same_weights(load_file(str(tmp_path / "weights.safetensors")), whole[0])
     assert curves(tmp_path) == curves(whole[1])
     assert not list((tmp_path / "stages").glob("*.running.json"))
