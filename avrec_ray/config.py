@@ -126,6 +126,18 @@ class JobConfig:
     once: bool = False
     """jobs.demo: ask one request, print the answer and end."""
 
+    def __post_init__(self) -> None:
+        if not self.cluster.min_workers:
+            return
+        for name, training in (("pretrain", self.training.pretrain), ("finetune", self.training.finetune)):
+            if not training.global_batch_size:
+                raise ConfigError(
+                    f"cluster.min_workers={self.cluster.min_workers} needs training.{name}.global_batch_size: with "
+                    "batch_size, a worker's, the step would change with the number of workers"
+                )
+            for num_workers in range(self.cluster.min_workers, self.cluster.num_workers + 1):
+                training.for_workers(num_workers)
+
 
 def to_typed(cfg: "DictConfig", cls: type[T] = JobConfig) -> T:  # type: ignore[assignment]
     """The one crossing from Hydra: a composed config to dataclasses, input shapes of the towers filled in.

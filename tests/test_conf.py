@@ -111,11 +111,22 @@ def test_unknown_group_choice_lists_the_choices() -> None:
         ("cluster.num_workers=0", r"cluster.num_workers=0 is outside"),
         ("data.items=items.parquet", "absolute"),
         ("evaluation.cutoffs=[]", "evaluation.cutoffs"),
+        ("training.pretrain.precision=int8", r"precision='int8' is not one of"),
     ],
 )
 def test_value_out_of_range_names_got_and_expected(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         typed("full_loop", override)
+
+
+def test_elastic_training_keeps_its_global_batch_or_is_refused() -> None:
+    elastic = ["cluster.num_workers=3", "cluster.min_workers=2", "cluster.train_resource=train"]
+    with pytest.raises(ConfigError, match=r"cluster.min_workers=2 needs training.pretrain.global_batch_size"):
+        typed("full_loop", *elastic)
+    sizes = ["training.pretrain.global_batch_size=64", "training.finetune.global_batch_size=66"]
+    with pytest.raises(ConfigError, match="global_batch_size=64 does not divide among 3 workers; take 66"):
+        typed("full_loop", *elastic, *sizes)
+    assert typed("full_loop", *elastic, sizes[1], sizes[0].replace("64", "66")).cluster.min_workers == 2
 
 
 def test_wrong_type_is_refused_when_composed() -> None:

@@ -18,6 +18,7 @@ from avrec_ray.pipelines.catalogue import item_tokens_of, positive_counts, read_
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.towers.config import TowersConfig
+from avrec_ray.towers.embedding_health import alignment, embedding_health
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.towers.vector_tables import write_embeddings, write_moments
 from avrec_ray.training.checkpoint import load_weights
@@ -77,6 +78,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             arrays = (vectors.moments, vectors.moment_mask, vectors.clip_spans)
             num_moments = write_moments(moments / "moments.parquet", vectors.item_ids, *arrays, version)
         spread = float(vectors.embeddings.std(0).mean()) * job.towers.embedding_dim**0.5
+        stage.run.metrics(health_of(vectors))
         return {"num_items": len(vectors.item_ids), "num_moments": num_moments, "embedding_spread": spread}
 
     return loop.stage(
@@ -86,6 +88,19 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         inputs={"refresh": refreshed.fingerprint},
         outputs=[storage.folder("embeddings"), storage.folder("moments")],
     )
+
+
+def health_of(vectors: CatalogueVectors) -> dict[str, float]:
+    """`embedding/...`: how well the catalogue is spread, and `alignment` of each item with its own moments, both as
+    towers.embedding_health defines them. Empty for a catalogue of one item."""
+    if len(vectors.item_ids) < 2:
+        return {}
+    items, moments = torch.tensor(vectors.embeddings), torch.tensor(vectors.moments)
+    row, moment = torch.nonzero(torch.tensor(vectors.moment_mask), as_tuple=True)
+    health = embedding_health(items)
+    if len(row):
+        health["alignment"] = alignment(items[row], moments[row, moment])
+    return {f"embedding/{name}": value for name, value in health.items()}
 
 
 def embed_catalogue(

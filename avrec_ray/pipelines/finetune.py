@@ -1,12 +1,14 @@
 """Fine-tuning: cached item tokens and behaviour to two towers, by next-item softmax."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor, nn
 
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import from_dict, to_dict
@@ -15,18 +17,21 @@ from avrec_ray.pipelines.catalogue import item_durations, positive_counts, read_
 from avrec_ray.pipelines.encode_items import encode_items
 from avrec_ray.pipelines.pretrain import features_path
 from avrec_ray.pipelines.profiles import read_profiles
+from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.pipelines.train import Work, run_trainer
 from avrec_ray.towers.config import TowersConfig
-from avrec_ray.towers.item_tower import ItemTower
-from avrec_ray.towers.two_tower import TwoTower
+from avrec_ray.towers.item_tower import ItemTokens, ItemTower
+from avrec_ray.towers.two_tower import HistoryBatch, TwoTower
 from avrec_ray.training.checkpoint import load_weights, save_weights
 from avrec_ray.training.config import FinetuneConfig
-from avrec_ray.training.histories import columns_from_table, with_profiles
+from avrec_ray.training.histories import POSITIVE_CODES, columns_from_table, with_profiles
 from avrec_ray.training.sequence_batches import SequenceBatches
 from avrec_ray.training.steps import FinetuneStep
+from avrec_ray.training.validation import RankHeldOut, held_out_users
+from avrec_ray.types import MODALITIES
 
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:
@@ -81,6 +86,7 @@ def refresh(loop: Loop, job: JobConfig) -> StageRecord:
 def _settings(loop: Loop, job: JobConfig, cfg: FinetuneConfig, parts: tuple[str, ...]) -> dict[str, Any]:
     """What a worker needs to know; plain values, because they travel and are part of the stage's fingerprint."""
     storage = loop.storage
+    validates = bool(cfg.validate_every_epochs) and "valid" not in parts
     return {
         "towers": to_dict(job.towers),
         "finetune": to_dict(cfg),
@@ -88,12 +94,15 @@ def _settings(loop: Loop, job: JobConfig, cfg: FinetuneConfig, parts: tuple[str,
         "items": str(storage.items),
         "interactions": [str(storage.folder("splits") / f"{part}.parquet") for part in parts],
         "seed": job.seed,
-    }
+    } | ({"validation": str(storage.folder("splits") / "valid.parquet")} if validates else {})
 
 
 def _fit_towers(stage: StageRun, job: JobConfig, settings: dict[str, Any]) -> dict[str, float]:
     """Train on the cluster and publish towers.safetensors in the folder named after the stage."""
     epochs = settings["finetune"]["epochs"]
+    digests = read_split(stage.storage.root).digests
+    parts = [Path(path) for path in settings["interactions"]]
+    stage.run.inputs("training", {path: digests[path.stem] for path in parts})
     checkpoint = run_trainer(stage, job.cluster, build_work, settings, epochs, seed=job.seed)
     step = build_step(settings)
     load_weights(checkpoint / "checkpoint" / "model.safetensors", step)
@@ -129,7 +138,7 @@ def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
         StageError: fewer users with something to learn from than workers.
     """
     towers = from_dict(TowersConfig, settings["towers"])
-    cfg = from_dict(FinetuneConfig, settings["finetune"])
+    cfg = from_dict(FinetuneConfig, settings["finetune"]).for_workers(num_workers)
     item_ids, _, _ = read_item_tokens(Path(settings["item_tokens"]), towers)
     durations = item_durations(read_items(Path(settings["items"]), item_ids))
     index = {item_id: row for row, item_id in enumerate(item_ids)}
@@ -150,7 +159,24 @@ def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
             f"{len(batches.users)} users chose an item after another one, expected at least one a worker "
             f"({num_workers}); give more interactions or a lower cluster.num_workers"
         )
-    return Work(build_step(settings), batches, batches.steps_per_epoch, cfg)
+    validate = None
+    if "validation" in settings:
+        later = columns_from_table(pq.read_table(settings["validation"]), index, durations)
+        users = held_out_users(columns, later, POSITIVE_CODES, cfg.validate_users, settings["seed"])
+        validate = RankHeldOut(users, score_catalogue, towers.history_length)
+    return Work(build_step(settings), batches, batches.steps_per_epoch, cfg, validate=validate)
+
+
+def score_catalogue(step: nn.Module) -> Callable[[HistoryBatch], Tensor]:
+    """From histories to the dot product of their newest query with every item, [B, N], by a fine-tuning step."""
+    towers = cast(TwoTower, step.towers)
+    tokens = ItemTokens(
+        {name: step.get_buffer(f"{name}_tokens") for name in MODALITIES},
+        {name: step.get_buffer(f"{name}_mask") for name in MODALITIES},
+    )
+    warm = step.get_buffer("warm")
+    embeddings_ND = towers.embed_items(tokens, torch.arange(len(warm), device=warm.device), warm)
+    return lambda history: towers.queries(history, embeddings_ND)[:, -1] @ embeddings_ND.T
 
 
 def _interactions(settings: dict[str, Any]) -> pa.Table:

@@ -19,7 +19,7 @@ from avrec_ray.media.clips import read_clips
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.pipelines.catalogue import given_vectors, read_item_tokens, read_items, word_ids
 from avrec_ray.pipelines.encode_items import encode_items
-from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
+from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, digest_file, require_record
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.stream_batches import MediaItems, StreamBatches, StreamSettings
 from avrec_ray.pipelines.towers_of_job import with_widths
@@ -53,6 +53,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             placed = {**settings, **decode_actors(job, stage.log)} if job.data.mode == "stream" else settings
         if num_usable < job.cluster.num_workers:
             return _start_untrained(stage, job)
+        stage.run.inputs("training", {storage.items: digest_file(storage.items)})
         checkpoint = run_trainer(stage, job.cluster, build_work, placed, job.training.pretrain.epochs, seed=job.seed)
         step = PretrainStep(ItemTower(job.towers))
         load_weights(checkpoint / "checkpoint" / "model.safetensors", step)
@@ -141,7 +142,7 @@ def num_items_with_media(clips_path: Path) -> int:
 def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
     """What a pretraining worker trains."""
     towers = from_dict(TowersConfig, settings["towers"])
-    cfg = from_dict(PretrainConfig, settings["pretrain"])
+    cfg = from_dict(PretrainConfig, settings["pretrain"]).for_workers(num_workers)
     clips, items = Path(settings["clips"]), Path(settings["items"])
     step = PretrainStep(ItemTower(towers))
     if towers.all_frozen:

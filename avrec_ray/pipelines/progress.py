@@ -16,14 +16,16 @@ from avrec_ray.pipelines.tracking import Run
 def epoch_progress(run: Run, num_epochs: int, log: Callable[[str], None], every_seconds: float = 5.0) -> Iterator[Any]:
     """Yield a queue for rank 0 to put {"epoch": int, "metrics": {...}} into; print a line now and then.
 
-    A restarted run repeats the epochs since its checkpoint; they are logged once. Any worker may put {"note": text},
-    which is printed.
+    A restarted run tells the metrics of the epochs before its checkpoint as {"history": [...]}, and repeats those
+    since; each is logged once, also by the driver that follows one that was killed. Validation metrics, `val/...`, keep
+    their name, the others become `train/...`. Any worker may put {"note": text}, which is printed, or
+    {"file": name, "text": text}, which is kept with the run.
     """
     queue: Any = Queue(actor_options={"num_cpus": 0})
     stop = threading.Event()
 
     def drain() -> None:
-        last_epoch, printed = -1, 0.0
+        last_epoch, printed = run.last_step("train/loss"), 0.0
         first_epoch, first_at = -1, 0.0  # the rate counts from the first report: what comes before is start-up
         while not (stop.is_set() and queue.empty()):
             try:
@@ -33,12 +35,20 @@ def epoch_progress(run: Run, num_epochs: int, log: Callable[[str], None], every_
             if "note" in report:
                 log(str(report["note"]))
                 continue
+            if "file" in report:
+                run.artifact_text(str(report["text"]), str(report["file"]))
+                continue
+            if "history" in report:
+                for epoch, metrics in enumerate(report["history"][last_epoch + 1 :], last_epoch + 1):
+                    run.metrics(_logged(metrics), step=epoch)
+                last_epoch = max(last_epoch, len(report["history"]) - 1)
+                continue
             epoch, metrics = report["epoch"], report["metrics"]
             if epoch <= last_epoch:
                 log(f"epoch {epoch + 1} again after a restart")
                 continue
             last_epoch = epoch
-            run.metrics({f"train/{name}": value for name, value in metrics.items()}, step=epoch)
+            run.metrics(_logged(metrics), step=epoch)
             now = time.monotonic()
             if first_epoch < 0:
                 first_epoch, first_at = epoch, now
@@ -56,6 +66,10 @@ def epoch_progress(run: Run, num_epochs: int, log: Callable[[str], None], every_
         stop.set()
         thread.join(timeout=30)
         queue.shutdown()
+
+
+def _logged(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name if name.startswith("val/") else f"train/{name}": value for name, value in metrics.items()}
 
 
 def _of_data(metrics: Mapping[str, float]) -> str:

@@ -15,8 +15,6 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # one report a worker and poll: the default of 2 s throttles training
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "OMP_NUM_THREADS": "1",
@@ -27,7 +25,12 @@ _ENVIRONMENT = {
 @contextmanager
 def session(cfg: ClusterConfig) -> Iterator[None]:
     """A Ray connection for the time of a job. Joins RAY_ADDRESS or `address`; else starts a cluster of its own."""
-    for name, value in _ENVIRONMENT.items():
+    timeouts = {
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{cfg.start_timeout_seconds:g}",
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{cfg.worker_timeout_seconds:g}",
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": f"{cfg.collective_timeout_seconds:g}",
+    }
+    for name, value in {**_ENVIRONMENT, **timeouts}.items():
         os.environ.setdefault(name, value)
     address = cfg.address or os.environ.get("RAY_ADDRESS", "")
     # Token authentication is on by default and wanted; the line that offers to turn it off is not.

@@ -18,6 +18,7 @@ from typing import Any
 from avrec_ray import __version__
 from avrec_ray.cluster_config import TrackingConfig
 from avrec_ray.errors import StageError
+from avrec_ray.pipelines.atomic import write_text_atomically
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.tracking import Run, Tracking
 
@@ -88,10 +89,24 @@ class Loop:
 
     @property
     def parent(self) -> Run:
-        """The parent run, opened on first use."""
+        """The parent run, opened on first use; that of the same loop whose driver was killed goes on."""
         if self._parent is None:
-            self._parent = self.tracking.start(self.name, self.params)
+            fingerprint = fingerprint_of(self.name, self.params, {})
+            self._parent = self._opened(
+                f"loop-{self.name}", fingerprint, lambda: self._start_run(self.name, self.params)
+            )
         return self._parent
+
+    def _start_run(self, name: str, params: Mapping[str, Any], parent: str | None = None) -> Run:
+        return self.tracking.start(name, params, parent)
+
+    def _opened(self, name: str, fingerprint: str, start: Callable[[], Run]) -> Run:
+        """The run that a killed driver left open under this name and fingerprint, or a new one."""
+        left = read_open_run(self.storage, name)
+        run = self.tracking.reopen(left["run_id"]) if left.get("fingerprint") == fingerprint else None
+        run = run or start()
+        write_open_run(self.storage, name, {"fingerprint": fingerprint, "run_id": run.run_id})
+        return run
 
     def resolve_bundle(self, reference: str) -> Path:
         """The bundle of a folder or registry reference; empty: the last one built under storage_path."""
@@ -121,6 +136,7 @@ class Loop:
         """End the parent run, if there was work."""
         if self._parent is not None:
             self._parent.end(failed)
+            forget_open_run(self.storage, f"loop-{self.name}")
 
     def stage(
         self,
@@ -149,7 +165,8 @@ class Loop:
             return done
         self.echo(f"{label}: started")
         began = time.monotonic()
-        run = self.tracking.start(name, settings, parent=self.parent.run_id)
+        parent = self.parent.run_id
+        run = self._opened(name, fingerprint, lambda: self._start_run(name, settings, parent))
         self.tracking.watch(run)  # not the parent: its metrics are what the compare view shows
         run.tags({"stage": name, "fingerprint": fingerprint, **{f"input.{k}": v for k, v in inputs.items()}})
         try:
@@ -159,12 +176,14 @@ class Loop:
         except BaseException:
             run.artifact_json(traceback.format_exc(), "error.json")
             run.end(failed=True)
+            forget_open_run(self.storage, name)
             raise
         seconds = time.monotonic() - began
         run.metrics({**metrics, "stage_seconds": seconds})
         run.end()
         record = StageRecord(name, fingerprint, [str(p) for p in outputs], metrics, run.run_id, round(seconds, 2))
         write_record(self.storage, record)
+        forget_open_run(self.storage, name)
         self.echo(f"{label}: done in {seconds:.1f} s  {_short(metrics)}")
         return record
 
@@ -218,6 +237,31 @@ def write_record(storage: Storage, record: StageRecord) -> None:
     staged = path.with_suffix(".part")
     staged.write_text(json.dumps(record.__dict__, indent=1))
     staged.rename(path)
+
+
+def open_run_path(storage: Storage, name: str) -> Path:
+    """File that is there while a stage's MLflow run is open."""
+    return storage.folder("stages") / f"{name}.running.json"
+
+
+def read_open_run(storage: Storage, name: str) -> dict[str, str]:
+    """The run_id and fingerprint of a stage that has begun and not ended; empty if there is none."""
+    try:
+        return dict(json.loads(open_run_path(storage, name).read_text()))
+    except (OSError, ValueError):  # absent, or torn by the kill that it is there for
+        return {}
+
+
+def write_open_run(storage: Storage, name: str, values: Mapping[str, str]) -> None:
+    """Note that a stage has begun."""
+    path = open_run_path(storage, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, json.dumps(dict(values)))
+
+
+def forget_open_run(storage: Storage, name: str) -> None:
+    """Note that it has ended."""
+    open_run_path(storage, name).unlink(missing_ok=True)
 
 
 def _short(metrics: Metrics) -> str:

@@ -132,9 +132,13 @@ class StreamBatches:
         return self.plan.steps_per_epoch
 
     def __call__(self, epoch: int) -> Iterator[ItemInputs]:
-        if epoch != self._next_epoch or epoch > self._last_epoch:
-            self._start(epoch)
-        for step, rows in enumerate(self.plan.batches(epoch)):
+        return self.starting_at(epoch, 0)
+
+    def starting_at(self, epoch: int, first: int) -> Iterator[ItemInputs]:
+        """The batches of an epoch from the `first`-th on; those before are not decoded."""
+        if first or epoch != self._next_epoch or epoch > self._last_epoch:
+            self._start(epoch, first)
+        for step, rows in enumerate(self.plan.batches(epoch)[first:], first):
             batch = next(self._rows, None)
             expected = self._orders(epoch)[step]
             if batch is None or not np.array_equal(batch["order"], expected):
@@ -144,16 +148,16 @@ class StreamBatches:
             yield self.augmenter(self._inputs(batch, rows), epoch, step)
         self._next_epoch = epoch + 1
 
-    def _start(self, epoch: int) -> None:
-        """Begin an execution at `epoch`."""
+    def _start(self, epoch: int, first: int) -> None:
+        """Begin an execution at a batch of an epoch."""
         block_items = min(_BLOCK_ITEMS, -(-self.plan.batch_size // self.settings.max_actors))
         blocks_per_epoch = max(1, -(-self.plan.batch_size * self.steps_per_epoch // block_items))
         num_epochs = max(1, min(self.settings.num_epochs - epoch, _MOST_BLOCKS // blocks_per_epoch))
         self._last_epoch = epoch + num_epochs - 1
+        tables = [self.rows_of(number) for number in range(epoch, epoch + num_epochs)]
+        tables[0] = tables[0].slice(first * self.plan.batch_size)
         blocks = [
-            table.slice(start, block_items)
-            for table in map(self.rows_of, range(epoch, epoch + num_epochs))
-            for start in range(0, table.num_rows, block_items)
+            table.slice(start, block_items) for table in tables for start in range(0, table.num_rows, block_items)
         ]
         self._rows = self.run(blocks, self.plan.batch_size, self.settings)
 

@@ -3,12 +3,14 @@
 import json
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -68,11 +70,24 @@ class Tracking:
 
     def start(self, name: str, params: Mapping[str, Any], parent: str | None = None) -> "Run":
         """Open a run; `params` may be nested, they are flattened with dots."""
-        tags = {"mlflow.runName": name, "git_sha": git_sha()} | ({PARENT_TAG: parent} if parent else {})
+        tags = {"mlflow.runName": name, "git_sha": git_sha(), **environment()}
+        tags |= {PARENT_TAG: parent} if parent else {}
         run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         run = Run(self.client, run_id)
         run.params(params)
         return run
+
+    def reopen(self, run_id: str) -> "Run | None":
+        """A run whose driver died, running again; None if there is no such run any more."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if self.client.get_run(run_id).info.lifecycle_stage != "active":
+                return None
+            self.client.update_run(run_id, status="RUNNING")
+        except MlflowException:
+            return None
+        return Run(self.client, run_id)
 
     def watch(self, run: "Run") -> None:
         """Log what the machine does until the run ends, as often as the config says."""
@@ -174,7 +189,9 @@ class Run:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-        self._monitor = SystemMetricsMonitor(self.run_id, sampling_interval=every_seconds, tracking_uri=uri)
+        self._monitor = SystemMetricsMonitor(
+            self.run_id, sampling_interval=every_seconds, tracking_uri=uri, resume_logging=True
+        )
         self._monitor.start()
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -191,6 +208,10 @@ class Run:
 
         now = int(time.time() * 1000)
         self.client.log_batch(self.run_id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+
+    def last_step(self, name: str) -> int:
+        """The highest step at which a metric was logged; -1 if it was not."""
+        return max((point.step for point in self.client.get_metric_history(self.run_id, name)), default=-1)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
@@ -218,6 +239,10 @@ class Run:
     def artifact_json(self, values: Any, name: str) -> None:
         """Keep a JSON document with the run."""
         self.client.log_text(self.run_id, json.dumps(values, indent=1, default=str), name)
+
+    def artifact_text(self, text: str, name: str) -> None:
+        """Keep a text with the run."""
+        self.client.log_text(self.run_id, text, name)
 
     def end(self, failed: bool = False) -> None:
         """Close the run."""
@@ -251,6 +276,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def environment() -> dict[str, str]:
+    """Versions and the machine, as tags."""
+    packages = {f"env.{name}": version(name) for name in ("torch", "ray", "numpy")}
+    machine = {"env.python": platform.python_version(), "env.platform": platform.platform()}
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return {**packages, **machine, "env.num_cpus": str(os.cpu_count()), "env.omp_num_threads": threads or "unset"}
 
 
 def git_sha() -> str:

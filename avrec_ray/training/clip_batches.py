@@ -91,5 +91,9 @@ class ClipBatches:
         return self.plan.steps_per_epoch
 
     def __call__(self, epoch: int) -> Iterator[ItemInputs]:
-        for step, rows in enumerate(self.plan.batches(epoch)):
+        return self.starting_at(epoch, 0)
+
+    def starting_at(self, epoch: int, first: int) -> Iterator[ItemInputs]:
+        """The batches of an epoch from the `first`-th on."""
+        for step, rows in enumerate(self.plan.batches(epoch)[first:], first):
             yield self.augmenter(self.clips.inputs(rows), epoch, step)

@@ -2,32 +2,80 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Self
 
 from avrec_ray.dataclass_io import check_choice, check_range
+from avrec_ray.errors import ConfigError
 from avrec_ray.types import POSITIVE_EVENTS
 
 NEGATIVES = ("full", "mixed", "auto")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(kw_only=True)
 class OptimConfig:
-    """AdamW with warm-up and cosine decay. Batch sizes are a worker's."""
+    """AdamW with warm-up and cosine decay. Batch sizes are a worker's, unless `global_batch_size` is set."""
 
     epochs: int = 10
     batch_size: int = 64
+    global_batch_size: int = 0
+    """Rows a step over all workers, whatever their number; `batch_size` is then not read. 0: `batch_size` a worker."""
+    accumulate_steps: int = 1
+    """Batches whose gradients are added up before the weights change. Where the loss is a weighted mean over targets
+    and the candidates are the same in every batch (full softmax), the update is that of one batch as large as all of
+    them together; where a batch brings its own negatives, each of its rows still meets those of its own batch only."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup_share: float = 0.05
     """Share of all steps in which the learning rate climbs from 0."""
     clip_norm: float = 1.0
+    ema_decay: float = 0.0
+    """Moving average of the weights, which is then what is validated and kept; 0: the weights themselves. The n-th
+    update counts with at most (1 + n) / (10 + n), so that a short training is not its first weights."""
+    precision: str = "auto"
+    """Key of PRECISIONS, what matrix products are computed in; the weights are float32. auto: bfloat16 on a GPU that
+    has it, else float32. float16 scales its gradients."""
     checkpoint_every_epochs: int = 10
+    checkpoint_every_steps: int = 0
+    """Also within an epoch, after so many updates each; 0: at the end of epochs alone."""
+    validate_every_epochs: int = 0
+    """How often the stage measures itself on what it does not train on, where it can; 0: never."""
+    patience: int = 0
+    """Validations in a row without a better `patience_metric` that end training early, with the best weights; 0: all
+    epochs are trained, and the last weights stay."""
+    patience_metric: str = "ndcg_at_10"
+    """Of the validation; larger is better."""
 
     def __post_init__(self) -> None:
         check_range("epochs", self.epochs, 0)
         check_range("batch_size", self.batch_size, 1)
+        check_range("global_batch_size", self.global_batch_size, 0)
+        check_range("accumulate_steps", self.accumulate_steps, 1)
+        check_range("ema_decay", self.ema_decay, 0.0, 0.99999)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_range("checkpoint_every_steps", self.checkpoint_every_steps, 0)
+        check_range("validate_every_epochs", self.validate_every_epochs, 0)
+        check_range("patience", self.patience, 0)
+        if self.patience and not self.validate_every_epochs:
+            raise ConfigError(f"patience={self.patience} needs validations; set validate_every_epochs to 1 or more")
         check_range("learning_rate", self.learning_rate, 0.0)
         check_range("warmup_share", self.warmup_share, 0.0, 1.0)
         check_range("checkpoint_every_epochs", self.checkpoint_every_epochs, 1)
+
+    def for_workers(self, num_workers: int) -> Self:
+        """The same training as one of `num_workers` workers sees it: `batch_size` is this worker's.
+
+        Raises:
+            ConfigError: `global_batch_size` cannot be shared out evenly.
+        """
+        if not self.global_batch_size:
+            return self
+        if self.global_batch_size % num_workers:
+            raise ConfigError(
+                f"global_batch_size={self.global_batch_size} does not divide among {num_workers} workers; "
+                f"take {-(-self.global_batch_size // num_workers) * num_workers}"
+            )
+        return dataclasses.replace(self, batch_size=self.global_batch_size // num_workers)
 
 
 @dataclass(kw_only=True)
@@ -84,6 +132,8 @@ class FinetuneConfig(OptimConfig):
     refresh_epochs: int = 20
     """Epochs on train and valid together, after those on train alone."""
     refresh_learning_rate: float = 1e-3
+    validate_users: int = 1000
+    """Users of valid, drawn by the seed, on whom a validation measures recall_at_20 and ndcg_at_10."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +143,14 @@ class FinetuneConfig(OptimConfig):
             check_choice("finetune.event_weights", event, POSITIVE_EVENTS)
         check_range("finetune.refresh_epochs", self.refresh_epochs, 1)
         check_range("finetune.refresh_learning_rate", self.refresh_learning_rate, 0.0)
+        check_range("finetune.validate_users", self.validate_users, 1)
 
     def for_refresh(self) -> "FinetuneConfig":
-        """The same training with the epochs and the learning rate of the refresh."""
-        return dataclasses.replace(self, epochs=self.refresh_epochs, learning_rate=self.refresh_learning_rate)
+        """The same training with the epochs and the learning rate of the refresh; nothing is left to validate on."""
+        return dataclasses.replace(
+            self,
+            epochs=self.refresh_epochs,
+            learning_rate=self.refresh_learning_rate,
+            validate_every_epochs=0,
+            patience=0,
+        )

@@ -44,6 +44,31 @@ def largest_of_workers(values: Tensor) -> Tensor:
     return values
 
 
+def device_of_collectives() -> torch.device:
+    """Where tensors must lie to be sent: on the GPU under NCCL, which knows no other place."""
+    nccl = dist.is_initialized() and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+
+def gather_equal(local: Tensor) -> Tensor:
+    """Tensors of one shape from all workers, [W, ...] in rank order on the CPU; no gradient."""
+    if not dist.is_initialized():
+        return local.cpu().unsqueeze(0)
+    sent = local.to(device_of_collectives()).contiguous()
+    parts = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, sent)
+    return torch.stack(parts).cpu()
+
+
+def of_first_worker(value: float) -> float:
+    """Rank 0's number, which all workers must ask for; they wait for it here."""
+    if not dist.is_initialized():
+        return value
+    sent = torch.tensor([value], dtype=torch.float64, device=device_of_collectives())
+    dist.broadcast(sent, 0)
+    return float(sent.item())
+
+
 def world() -> tuple[int, int]:
     """(rank, number of workers); (0, 1) without a process group."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

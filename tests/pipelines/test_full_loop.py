@@ -59,7 +59,7 @@ def tiny_job(root: Path, reranker_epochs: int = 2) -> JobConfig:
         towers=towers_for(tiny_towers(), MEDIA),
         training=TrainingConfig(
             pretrain=PretrainConfig(epochs=2, batch_size=8),
-            finetune=FinetuneConfig(epochs=2, refresh_epochs=2, batch_size=8),
+            finetune=FinetuneConfig(epochs=2, refresh_epochs=2, batch_size=8, validate_every_epochs=1),
         ),
         reranker=RerankerConfig(hidden_dim=8, optim=OptimConfig(epochs=reranker_epochs, batch_size=8)),
         cluster=ClusterConfig(num_workers=2),
@@ -211,6 +211,28 @@ def test_runs_of_stages_note_what_the_machine_did_and_the_parent_does_not(first:
     assert runs[first.record("finetune").run_id].metrics["system/cpu_utilization_percentage"] > 0
     (parent,) = [data for data in runs.values() if PARENT_TAG not in data.tags]
     assert not [name for name in parent.metrics if name.startswith("system/")]
+
+
+def test_training_stages_note_their_curves_data_model_and_weights(first: Pass) -> None:
+    client = first.loop.tracking.client
+    found = {run.data.tags["stage"]: run for run in mlflow_runs(first) if "stage" in run.data.tags}
+    curves = {
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "steps_per_second",
+        "data_wait_share",
+        "time_to_first_batch_seconds",
+    }
+    for stage in ("pretrain", "finetune", "refresh"):
+        run = found[stage]
+        assert {f"train/{name}" for name in curves} <= set(run.data.metrics)
+        assert [point.step for point in client.get_metric_history(run.info.run_id, "train/grad_norm")] == [0, 1]
+        assert run.inputs.dataset_inputs
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"checkpoint", "model_summary.txt"}
+    assert {"val/recall_at_20", "val/ndcg_at_10"} <= set(found["finetune"].data.metrics)
+    assert not {name for name in found["refresh"].data.metrics if name.startswith("val/")}  # valid is trained on there
+    assert {"embedding/uniformity", "embedding/alignment"} <= set(found["embed_items"].data.metrics)
 
 
 def test_every_baseline_is_a_run_with_the_metrics_of_the_model(first: Pass) -> None:

@@ -104,6 +104,11 @@ def test_an_epoch_follows_from_its_number_alone_so_that_a_restart_goes_on_alike(
         assert_equal(ours, theirs)
     again = list(resumed(1))  # out of order: a new execution
     assert_equal(again[0], epochs[1][0])
+    within = stream_of(settings_at(root, epochs=3, mode="stream"))
+    rest = [*within.starting_at(1, 2), *within(2)]  # the next epoch goes on in the same execution
+    assert len(epochs[1]) > 2
+    for ours, theirs in zip(rest, [*epochs[1][2:], *epochs[2]], strict=True):
+        assert_equal(ours, theirs)
 
 
 def test_items_that_cannot_be_decoded_any_more_are_left_out_and_batches_keep_their_size(

@@ -12,6 +12,7 @@ from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import (
     load_checkpoint,
     load_weights,
+    restore_generators,
     save_checkpoint,
     save_weights,
     verify_checkpoint,
@@ -142,6 +143,19 @@ def test_checkpoint_without_its_seal_is_not_complete(tmp_path: Path, content: st
     seal.unlink() if content is None else seal.write_text(content)
     with pytest.raises(CheckpointError, match="is not a complete checkpoint"):
         verify_checkpoint(tmp_path / "c")
+
+
+def test_each_worker_gets_its_own_generator_back() -> None:
+    states, drawn = [], []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        states.append(torch.get_rng_state())
+        drawn.append(torch.rand(3))
+    for rank in range(3):
+        assert restore_generators({"cpu": torch.stack(states)}, rank, num_workers=3)
+        assert torch.equal(torch.rand(3), drawn[rank])
+    assert not restore_generators({"cpu": torch.stack(states)}, 0, num_workers=2)
+    assert not restore_generators({}, 0, num_workers=1)
 
 
 def test_checkpoint_that_was_never_written_is_refused(tmp_path: Path) -> None:

@@ -66,6 +66,12 @@ def test_batches_are_drawn_from_seed_and_epoch_alone() -> None:
     assert [clips_in(batch) for batch in batches(1)] != first
 
 
+def test_batches_can_start_within_an_epoch() -> None:
+    batches = batches_of(clip_arrays(list(range(13))), crop_share=0.5, token_dropout=0.5)
+    for ours, theirs in zip(batches.starting_at(3, 1), list(batches(3))[1:], strict=True):
+        assert all(torch.equal(value, getattr(theirs, name)) for name, value in vars(ours).items())
+
+
 def test_clips_without_video_and_audio_are_left_out() -> None:
     has = np.array([True, False, True, True, False, True])
     batches = batches_of(clip_arrays([0, 0, 1, 2, 3, 4], has))

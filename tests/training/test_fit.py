@@ -94,6 +94,13 @@ class Line(nn.Module):
         return {"loss": (self.weight - batch).pow(2).sum(), "seen": batch.sum()}
 
 
+class NoisyLine(Line):
+    """Its loss draws from torch's generator, as dropout does."""
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        return super().forward(batch + torch.randn(()))
+
+
 def test_fit_means_are_over_the_steps_of_the_epoch() -> None:
     step, cfg, means = Line(), OptimConfig(epochs=1, learning_rate=0.0), []
     batches = [torch.tensor(1.0), torch.tensor(3.0)]
