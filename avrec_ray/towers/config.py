@@ -49,6 +49,9 @@ class TowersConfig:
     """Events the user tower reads, newest last; 50 to 1,000 are usual."""
     user_blocks: str = "sasrec"
     """Attention over the history. sasrec: softmax (Kang & McAuley 2018); hstu: pointwise (Zhai et al. 2024)."""
+    last_item: bool = False
+    """Add the vector of each position's own item, times a learned weight, to its query: what comes next is often like
+    what came last, and the blocks then learn the rest."""
     time_bias: bool = False
     """Let attention of sasrec depend on the time between two events; hstu always does."""
     num_attribute_buckets: int = 0

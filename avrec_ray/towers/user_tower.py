@@ -36,6 +36,7 @@ class UserTower(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout)
         self.project = nn.Sequential(nn.LayerNorm(cfg.model_dim), nn.Linear(cfg.model_dim, cfg.embedding_dim))
         self.empty = nn.Parameter(torch.randn(cfg.embedding_dim) * 0.02)
+        self.last_item = nn.Parameter(torch.tensor(0.5)) if cfg.last_item else None
         self.attributes = AttributeBag(cfg) if cfg.num_attribute_buckets else None
         self.friends = FriendAttention(cfg) if cfg.num_friends else None
         self.told = nn.Linear(cfg.model_dim, cfg.embedding_dim, bias=False) if cfg.reads_profiles else None
@@ -80,7 +81,10 @@ class UserTower(nn.Module):
             states_BLE = states_BLE + heard_BLE
             told_BLE = heard_BLE if told_BLE is None else told_BLE + heard_BLE
         empty = self.empty if told_BLE is None or self.told is None else self.empty + self.told(told_BLE)
-        queries_BLD = torch.where(mask_BL.unsqueeze(-1), self.project(states_BLE), empty)
+        found_BLD = self.project(states_BLE)
+        if self.last_item is not None:
+            found_BLD = found_BLD + self.last_item * self.scale_in * items_BLD
+        queries_BLD = torch.where(mask_BL.unsqueeze(-1), found_BLD, empty)
         return F.normalize(queries_BLD, dim=-1)
 
     def _inputs(self, items_BLD: Tensor, event_BL: Tensor, watch_ratio_BL: Tensor, gap_seconds_BL: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from avrec_ray.errors import ConfigError
 from avrec_ray.types import POSITIVE_EVENTS
 
 NEGATIVES = ("full", "mixed", "auto")
+BARRED = ("window", "history", "none")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -128,6 +129,11 @@ class FinetuneConfig(OptimConfig):
     full_max_items: int = 200
     num_uniform: int = 256
     """Uniform negatives a step, shared by all queries of all workers."""
+    mask_own: str = "window"
+    """Which of a user's own items are no negatives. window: all of the window, chosen later ones too; history: those
+    met up to the query, so that what comes next is told from what comes later; none: the target alone."""
+    unordered: bool = False
+    """Events have no order worth learning (data without times): each epoch reads every history in another one."""
     event_weights: dict[str, float] = field(default_factory=default_event_weights)
     refresh_epochs: int = 20
     """Epochs on train and valid together, after those on train alone."""
@@ -138,6 +144,7 @@ class FinetuneConfig(OptimConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("finetune.negatives", self.negatives, NEGATIVES)
+        check_choice("finetune.mask_own", self.mask_own, BARRED)
         check_range("finetune.num_uniform", self.num_uniform, 1)
         for event in self.event_weights:
             check_choice("finetune.event_weights", event, POSITIVE_EVENTS)

@@ -6,6 +6,7 @@ x b see what 1 worker x 2b sees, and a resumed run goes on where it was.
 Dimension key: B batch, L history length, V candidates, N catalogue.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -56,6 +57,7 @@ class SequenceBatches:
         self.seed, self.rank, self.num_workers, self.learn_first = seed, rank, num_workers, learn_first
         self.beginnings = frozenset(columns.starts[:-1].tolist()) if learn_first else frozenset()
         self.weight = target_weights(columns, cfg.event_weights)
+        self.ordered, self.ordered_weight = columns, self.weight
         self.frequency = np.bincount(columns.item_idx, self.weight, num_items) / max(self.weight.sum(), 1e-9)
         counts = np.diff(columns.starts)
         self.users = np.flatnonzero((counts >= 2) & self._has_target())
@@ -83,6 +85,8 @@ class SequenceBatches:
 
     def __call__(self, epoch: int) -> Iterator[SequenceBatch]:
         rng = np.random.default_rng([self.seed, epoch, 1])
+        if self.cfg.unordered:
+            self.columns, self.weight = shuffled(self.ordered, self.ordered_weight, rng)
         users = rng.permutation(self.users)
         for step in range(self.steps_per_epoch):
             chosen = users[step * self.global_batch : (step + 1) * self.global_batch]
@@ -154,3 +158,13 @@ def target_weights(columns: EventColumns, event_weights: dict[str, float]) -> np
         repeat[first] = False
         weights[rows][repeat] = 0.0
     return weights
+
+
+def shuffled(
+    columns: EventColumns, weight: npt.NDArray[np.float32], rng: np.random.Generator
+) -> tuple[EventColumns, npt.NDArray[np.float32]]:
+    """The same events, those of each user in a random order, at the times that stood there; weights follow events."""
+    user = np.repeat(np.arange(len(columns.user_ids)), np.diff(columns.starts))
+    order = np.lexsort((rng.random(len(user)), user))
+    moved = {name: getattr(columns, name)[order] for name in ("item_idx", "event", "watch_ratio")}
+    return dataclasses.replace(columns, **moved), weight[order]

@@ -6,6 +6,7 @@ DDP averages gradients over W workers; each step's loss is this worker's sum x W
 Dimension key: B batch, G gathered batch, D embedding, O modalities, L history length, V candidates, U items embedded.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -50,10 +51,13 @@ class PretrainStep(nn.Module):
 class FinetuneStep(nn.Module):
     """Next-item softmax of the user tower's queries against fused item embeddings."""
 
-    def __init__(self, towers: TwoTower, items: ItemTokens, warm: Tensor) -> None:
-        """`items` are the cached tokens of the catalogue, `warm` bool [N] marks items with training behaviour."""
+    def __init__(self, towers: TwoTower, items: ItemTokens, warm: Tensor, mask_own: str = "window") -> None:
+        """`items` are the cached tokens of the catalogue, `warm` bool [N] marks items with training behaviour.
+
+        `mask_own` is a key of BARRED_ITEMS.
+        """
         super().__init__()
-        self.towers = towers
+        self.towers, self.mask_own = towers, mask_own
         # Buffers, so that `.to(device)` moves them; not persistent, so that checkpoints hold the model alone.
         for name in MODALITIES:
             self.register_buffer(f"{name}_tokens", items.tokens[name], persistent=False)
@@ -93,12 +97,39 @@ class FinetuneStep(nn.Module):
         return positions
 
     def _own_items(self, batch: SequenceBatch, chosen_BL: Tensor) -> Tensor:
-        """True [Q, V] where a candidate is in the query's own window: seen or chosen by the user, no negative."""
-        num_items = len(cast(Tensor, self.warm))
-        # Positions without an item point past the catalogue, so that every write is `True`: order cannot matter.
-        history_BL = batch.history.item_idx.masked_fill(~batch.history.mask, num_items)
-        target_BL = batch.target_idx.masked_fill(~chosen_BL, num_items)
-        own_BN = chosen_BL.new_zeros(len(chosen_BL), num_items + 1)
-        own_BN.scatter_(1, torch.cat([history_BL, target_BL], 1), True)
-        own_BV = own_BN[:, batch.candidate_idx]
-        return own_BV.repeat_interleave(chosen_BL.sum(1), 0)
+        """True [Q, V] where a candidate is the user's own, as `mask_own` says, and so no negative."""
+        return BARRED_ITEMS[self.mask_own](batch, chosen_BL, len(cast(Tensor, self.warm)))
+
+
+def _own_window(batch: SequenceBatch, chosen_BL: Tensor, num_items: int) -> Tensor:
+    """Candidates anywhere in the query's own window: seen or chosen by the user."""
+    # Positions without an item point past the catalogue, so that every write is `True`: order cannot matter.
+    history_BL = batch.history.item_idx.masked_fill(~batch.history.mask, num_items)
+    target_BL = batch.target_idx.masked_fill(~chosen_BL, num_items)
+    own_BN = chosen_BL.new_zeros(len(chosen_BL), num_items + 1)
+    own_BN.scatter_(1, torch.cat([history_BL, target_BL], 1), True)
+    return own_BN[:, batch.candidate_idx].repeat_interleave(chosen_BL.sum(1), 0)
+
+
+def _own_history(batch: SequenceBatch, chosen_BL: Tensor, num_items: int) -> Tensor:
+    """Candidates that the user had met by the time of the query."""
+    length = chosen_BL.shape[1]
+    history_BL = batch.history.item_idx.masked_fill(~batch.history.mask, num_items)
+    places_BL = torch.arange(length, device=chosen_BL.device).expand_as(history_BL)
+    first_BN = history_BL.new_full((len(chosen_BL), num_items + 1), length)
+    first_BN.scatter_reduce_(1, history_BL, places_BL, "amin")
+    user_Q, place_Q = torch.nonzero(chosen_BL, as_tuple=True)
+    return first_BN[:, batch.candidate_idx][user_Q] <= place_Q.unsqueeze(1)
+
+
+def _own_none(batch: SequenceBatch, chosen_BL: Tensor, num_items: int) -> Tensor:
+    """No candidate; `sampled_softmax` leaves out the target itself."""
+    return chosen_BL.new_zeros(int(chosen_BL.sum()), len(batch.candidate_idx))
+
+
+BARRED_ITEMS: dict[str, Callable[[SequenceBatch, Tensor, int], Tensor]] = {
+    "window": _own_window,
+    "history": _own_history,
+    "none": _own_none,
+}
+"""Choices of `finetune.mask_own`."""
