@@ -21,6 +21,7 @@ class FusionLayer(nn.Module):
 
     def __init__(self, cfg: TowersConfig) -> None:
         super().__init__()
+        self.names = cfg.modalities
         self.attend = nn.ModuleDict(
             {
                 name: nn.TransformerEncoderLayer(
@@ -39,6 +40,9 @@ class FusionLayer(nn.Module):
         updated, total = dict(tokens), torch.zeros_like(bottleneck_BQE)
         count = bottleneck_BQE.new_zeros(len(bottleneck_BQE), 1, 1)
         for name, layer in self.attend.items():
+            if name not in self.names:  # absent everywhere: its share would be computed and masked away
+                updated[name] = tokens[name]
+                continue
             joined = torch.cat([bottleneck_BQE, tokens[name]], 1)
             out = layer(joined, src_key_padding_mask=torch.cat([seen, ~masks[name]], 1))
             present_B11 = masks[name].any(1)[:, None, None].to(out.dtype)

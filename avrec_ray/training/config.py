@@ -132,6 +132,9 @@ class FinetuneConfig(OptimConfig):
     mask_own: str = "window"
     """Which of a user's own items are no negatives. window: all of the window, chosen later ones too; history: those
     met up to the query, so that what comes next is told from what comes later; none: the target alone."""
+    newest_share: float = 0.0
+    """Chance that the window cut from a history longer than towers.history_length is the newest one, which a request
+    will read, and not one anywhere in it."""
     unordered: bool = False
     """Events have no order worth learning (data without times): each epoch reads every history in another one."""
     event_weights: dict[str, float] = field(default_factory=default_event_weights)
@@ -145,6 +148,7 @@ class FinetuneConfig(OptimConfig):
         super().__post_init__()
         check_choice("finetune.negatives", self.negatives, NEGATIVES)
         check_choice("finetune.mask_own", self.mask_own, BARRED)
+        check_range("finetune.newest_share", self.newest_share, 0.0, 1.0)
         check_range("finetune.num_uniform", self.num_uniform, 1)
         for event in self.event_weights:
             check_choice("finetune.event_weights", event, POSITIVE_EVENTS)

@@ -108,11 +108,13 @@ class SequenceBatches:
         )
 
     def _window(self, user: int, rng: np.random.Generator) -> tuple[int, int]:
-        """A span of at most length + 1 events; a long history gives another one each epoch."""
+        """A span of at most length + 1 events; a long history gives another one each epoch, or often the newest."""
         rows = self.columns.rows(user)
         spare = rows.stop - rows.start - (self.length + 1)
         if spare <= 0:
             return rows.start, rows.stop
+        if self.cfg.newest_share and rng.random() < self.cfg.newest_share:
+            return rows.start + spare, rows.stop
         start = rows.start + int(rng.integers(0, spare + 1))
         return start, start + self.length + 1
 

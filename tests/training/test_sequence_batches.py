@@ -201,3 +201,13 @@ def test_learn_first_of_a_window_inside_a_history_changes_nothing() -> None:
         )
         assert torch.equal(plain.target_idx, first.target_idx)
         assert plain.total_weight == first.total_weight
+
+
+def test_newest_share_cuts_the_window_that_a_request_will_read() -> None:
+    columns = columns_of([(item, "view") for item in range(NUM_ITEMS)])
+    newest = set(range(NUM_ITEMS - LENGTH - 1, NUM_ITEMS - 1))
+    for epoch in range(5):
+        batch = next(iter(batches_of(columns, newest_share=1.0)(epoch)))
+        assert set(batch.history.item_idx.flatten().tolist()) == newest
+    anywhere = {tuple(next(iter(batches_of(columns)(epoch))).history.item_idx[0].tolist()) for epoch in range(8)}
+    assert len(anywhere) > 1
