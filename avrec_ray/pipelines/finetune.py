@@ -128,7 +128,7 @@ def build_step(settings: dict[str, Any]) -> FinetuneStep:
     two_tower.item.encoders.requires_grad_(False)
     two_tower.item.contrast_heads.requires_grad_(False)
     warm = torch.from_numpy(positive_counts(_interactions(settings), item_ids) > 0)
-    return FinetuneStep(two_tower, tokens, warm, settings["finetune"]["mask_own"])
+    return FinetuneStep(two_tower, tokens, warm, from_dict(FinetuneConfig, settings["finetune"]))
 
 
 def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:

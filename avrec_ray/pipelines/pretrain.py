@@ -55,7 +55,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             return _start_untrained(stage, job)
         stage.run.inputs("training", {storage.items: digest_file(storage.items)})
         checkpoint = run_trainer(stage, job.cluster, build_work, placed, job.training.pretrain.epochs, seed=job.seed)
-        step = PretrainStep(ItemTower(job.towers))
+        step = PretrainStep(ItemTower(job.towers), job.training.pretrain.loss)
         load_weights(checkpoint / "checkpoint" / "model.safetensors", step)
         with stage.publish("pretrain") as (folder,):
             save_weights(folder / "item_tower.safetensors", step.tower)
@@ -144,7 +144,7 @@ def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
     towers = from_dict(TowersConfig, settings["towers"])
     cfg = from_dict(PretrainConfig, settings["pretrain"]).for_workers(num_workers)
     clips, items = Path(settings["clips"]), Path(settings["items"])
-    step = PretrainStep(ItemTower(towers))
+    step = PretrainStep(ItemTower(towers), cfg.loss)
     if towers.all_frozen:
         _, tokens, _ = read_item_tokens(Path(settings["item_features"]), towers)
         features = FeatureBatches(tokens, towers.max_clips, cfg, settings["seed"], rank, num_workers)

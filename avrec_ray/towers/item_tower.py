@@ -122,10 +122,10 @@ class ItemTower(nn.Module):
 
         Content has the length `content_weight`, id vectors start with length 1 and grow where behaviour says so.
         """
-        if not self.cfg.content_weight:  # ids alone
-            like = next(iter(items.tokens.values()))
-            ids_BD = self._id_vectors(like, item_idx, warm)
-            return F.normalize(ids_BD.expand(len(items), self.cfg.embedding_dim), dim=-1)
+        if not self.cfg.content_weight and item_idx is not None and warm is not None:
+            # Ids alone. A cold item keeps the direction it was drawn with, which says nothing, but can be indexed.
+            known = warm if self.training else torch.ones_like(warm)
+            return F.normalize(self._id_vectors(self.ids.weight, item_idx, known), dim=-1)
         masks = drop_modalities(items.masks, self.cfg.modality_dropout) if self.training else items.masks
         fused_BE, _ = self.fusion(self.adapt(items.tokens), masks)
         content_BD = F.normalize(self.project(fused_BE), dim=-1) * self.cfg.content_weight

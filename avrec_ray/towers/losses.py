@@ -36,6 +36,32 @@ def contrast_pair(
     return 0.5 * ((forward + backward) * both_B).sum()
 
 
+def sigmoid_pair(
+    a_BD: Tensor, b_GD: Tensor, both_B: Tensor, both_G: Tensor, rank: int, scale: Tensor, bias: Tensor
+) -> Tensor:
+    """Sum over this worker's anchors of the sigmoid loss between two modalities (SigLIP, Zhai et al. 2023).
+
+    Every pair of an anchor `a` and a `b` of any worker is a decision of its own: -log sigmoid(z (scale a.b + bias)), z
+    being 1 for the same item and -1 else. Arguments are those of `contrast_pair`; absent modalities take part in none.
+
+    Returns:
+        a scalar; divide by the number of rows with both over all workers (anchors, not pairs).
+    """
+    logits_BG = scale * a_BD @ b_GD.T + bias
+    row_B = torch.arange(len(a_BD), device=a_BD.device)
+    sign_BG = torch.full_like(logits_BG, -1.0)
+    sign_BG[row_B, row_B + rank * len(a_BD)] = 1.0
+    counts_BG = both_B[:, None] & both_G[None, :]
+    return -(F.logsigmoid(sign_BG * logits_BG) * counts_BG).sum()
+
+
+def retrieved_first(a_BD: Tensor, b_GD: Tensor, both_B: Tensor, both_G: Tensor, rank: int) -> Tensor:
+    """How many anchors with both modalities find their own item's other modality before all others, a scalar."""
+    found_B = (a_BD @ b_GD.T).masked_fill(~both_G[None, :], -torch.inf).argmax(1)
+    target_B = torch.arange(len(a_BD), device=a_BD.device) + rank * len(a_BD)
+    return ((found_B == target_B) & both_B).sum()
+
+
 def modality_pairs(names: tuple[str, ...]) -> list[tuple[str, str]]:
     """Every unordered pair.
 
@@ -84,3 +110,51 @@ def sampled_softmax(
         logits_QV = logits_QV - log_q_V[None, :]
     barred_QV = barred_QV.scatter(1, target_Q[:, None], False)
     return F.cross_entropy(logits_QV.masked_fill(barred_QV, -1e9), target_Q, reduction="none")
+
+
+def corrected_softmax(
+    queries_QD: Tensor,
+    candidates_VD: Tensor,
+    target_Q: Tensor,
+    barred_QV: Tensor,
+    scale: Tensor,
+    log_q_V: Tensor | None,
+) -> Tensor:
+    """As `sampled_softmax`, with the positive outside of the correction (arXiv 2507.09331, RecSys 2025).
+
+    The positive is among the candidates with certainty, so only negatives are divided by their chance of being drawn;
+    each example weighs 1 - P(positive), which does not pass gradient. Without `log_q_V` this is the plain softmax.
+    """
+    if log_q_V is None:
+        return sampled_softmax(queries_QD, candidates_VD, target_Q, barred_QV, scale, None)
+    logits_QV = scale * queries_QD @ candidates_VD.T
+    positive_Q = logits_QV.gather(1, target_Q[:, None]).squeeze(1)
+    barred_QV = barred_QV.scatter(1, target_Q[:, None], True)
+    negatives_Q = torch.logsumexp((logits_QV - log_q_V[None, :]).masked_fill(barred_QV, -1e9), 1)
+    # The gradient of the full loss is 1 - P times that of (log sum of negatives - positive), and 1 - P is this sigmoid.
+    weight_Q = torch.sigmoid(negatives_Q - positive_Q).detach()
+    return weight_Q * (negatives_Q - positive_Q)
+
+
+def gbce(
+    queries_QD: Tensor,
+    candidates_VD: Tensor,
+    target_Q: Tensor,
+    barred_QV: Tensor,
+    scale: Tensor,
+    num_items: int,
+    calibration: float,
+) -> Tensor:
+    """Generalised binary cross entropy, [Q] (gSASRec, Petrov & Macdonald, RecSys 2023).
+
+    -(log sigmoid(s+)^beta + sum of log(1 - sigmoid(s-)) over k negatives) / (k + 1). Few negatives make probabilities
+    overconfident; beta = alpha (t (1 - 1/alpha) + 1/alpha) with alpha the share of all negatives that is sampled and t
+    `calibration`: 0 is plain binary cross entropy, 1 undoes the sampling. Nothing else is corrected for.
+    """
+    logits_QV = scale * queries_QD @ candidates_VD.T
+    positive_Q = logits_QV.gather(1, target_Q[:, None]).squeeze(1)
+    counts_QV = ~barred_QV.scatter(1, target_Q[:, None], True)
+    alpha_Q = (counts_QV.sum(1).double() / max(num_items - 1, 1)).clamp(1e-9, 1.0)
+    beta_Q = alpha_Q * (calibration * (1 - 1 / alpha_Q) + 1 / alpha_Q)
+    wrong_Q = (F.logsigmoid(-logits_QV) * counts_QV).sum(1)
+    return -(beta_Q.to(logits_QV.dtype) * F.logsigmoid(positive_Q) + wrong_Q) / (counts_QV.sum(1) + 1)

@@ -8,7 +8,9 @@ from avrec_ray.dataclass_io import check_choice, check_range
 from avrec_ray.errors import ConfigError
 from avrec_ray.types import POSITIVE_EVENTS
 
-NEGATIVES = ("full", "mixed", "auto")
+NEGATIVES = ("full", "mixed", "in_batch", "uniform", "auto")
+FINETUNE_LOSSES = ("softmax", "corrected", "gbce")
+PRETRAIN_LOSSES = ("infonce", "siglip")
 BARRED = ("window", "history", "none")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -84,6 +86,8 @@ class PretrainConfig(OptimConfig):
     """Contrast between the modalities of an item."""
 
     epochs: int = 60
+    loss: str = "infonce"
+    """infonce: each item among the others (CLIP); siglip: each pair of items for itself."""
     crop_share: float = 0.8
     """Smallest side of the random crop, as a share of the frame; 1: no crop."""
     flip_share: float = 0.0
@@ -104,6 +108,7 @@ class PretrainConfig(OptimConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("pretrain.loss", self.loss, PRETRAIN_LOSSES)
         check_range("pretrain.crop_share", self.crop_share, 0.1, 1.0)
         check_range("pretrain.flip_share", self.flip_share, 0.0, 1.0)
         for name in ("brightness_jitter", "contrast_jitter", "tint_jitter"):
@@ -124,8 +129,15 @@ class FinetuneConfig(OptimConfig):
 
     epochs: int = 60
     batch_size: int = 64
+    loss: str = "softmax"
+    """softmax: over the candidates, with logQ; corrected: with the positive left out of logQ; gbce: a decision each."""
+    gbce_calibration: float = 0.75
+    """t of gBCE: 0 is plain binary cross entropy, 1 takes all of what sampling does to probabilities back."""
+    logq: bool = True
+    """Take the chance of being sampled out of the softmax. False is for comparison: it favours rare items."""
     negatives: str = "auto"
-    """full: every item; mixed: in-batch and uniform with logQ; auto: full up to `full_max_items` items."""
+    """full: every item; in_batch: what others of the step chose; uniform: drawn evenly; mixed: both; auto: full up to
+    `full_max_items` items, mixed above."""
     full_max_items: int = 200
     num_uniform: int = 256
     """Uniform negatives a step, shared by all queries of all workers."""
@@ -147,6 +159,8 @@ class FinetuneConfig(OptimConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("finetune.negatives", self.negatives, NEGATIVES)
+        check_choice("finetune.loss", self.loss, FINETUNE_LOSSES)
+        check_range("finetune.gbce_calibration", self.gbce_calibration, 0.0, 1.0)
         check_choice("finetune.mask_own", self.mask_own, BARRED)
         check_range("finetune.newest_share", self.newest_share, 0.0, 1.0)
         check_range("finetune.num_uniform", self.num_uniform, 1)

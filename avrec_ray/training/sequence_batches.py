@@ -36,6 +36,8 @@ class SequenceBatch:
     """float32 [V], or None where the candidates are the catalogue."""
     total_weight: float
     """Sum of weights over all workers."""
+    is_negative: Tensor | None = None
+    """bool [V]: which candidates are negatives of other queries than their own; None for all."""
 
 
 class SequenceBatches:
@@ -95,7 +97,7 @@ class SequenceBatches:
     def _batch(self, users: npt.NDArray[np.int64], rng: np.random.Generator) -> SequenceBatch:
         spans = [self._window(int(user), rng) for user in users]
         target_rows = np.concatenate([np.arange(self._first_target(span), span[1]) for span in spans])
-        candidates, log_q = self._candidates(target_rows, rng)
+        candidates, log_q, is_negative = self._candidates(target_rows, rng)
         mine = spans[self.rank :: self.num_workers]
         target_idx, weight = self._targets(mine)
         return SequenceBatch(
@@ -105,6 +107,7 @@ class SequenceBatches:
             candidate_idx=candidates,
             log_q=log_q,
             total_weight=float(self.weight[target_rows].sum()),
+            is_negative=is_negative,
         )
 
     def _window(self, user: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -133,15 +136,24 @@ class SequenceBatches:
             weight[row, -count:] = self.weight[first:stop]
         return torch.from_numpy(target_idx), torch.from_numpy(weight)
 
-    def _candidates(self, target_rows: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+    def _candidates(
+        self, target_rows: npt.NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The step's candidates [V], the log chance [V] that each was proposed, and which may be anybody's negative."""
         if self.full:
-            return torch.from_numpy(self.choosable), None
+            return torch.from_numpy(self.choosable), None, None
         targets = self.columns.item_idx[target_rows][self.weight[target_rows] > 0]
-        uniform = rng.choice(self.choosable, self.cfg.num_uniform)
+        num_uniform = 0 if self.cfg.negatives == "in_batch" else self.cfg.num_uniform
+        num_in_batch = 0 if self.cfg.negatives == "uniform" else len(targets)
+        uniform = rng.choice(self.choosable, num_uniform)
         candidates = np.union1d(targets, uniform)
+        # A target has to be scored, but with negatives=uniform nobody else's query may learn from it.
+        is_negative = None if num_in_batch else torch.from_numpy(np.isin(candidates, uniform))
+        if not self.cfg.logq:
+            return torch.from_numpy(candidates), None, is_negative
         frequency = torch.from_numpy(self.frequency[candidates]).float()
-        log_q = mixed_log_q(frequency, len(targets), self.cfg.num_uniform, len(self.choosable))
-        return torch.from_numpy(candidates), log_q
+        log_q = mixed_log_q(frequency, num_in_batch, num_uniform, len(self.choosable))
+        return torch.from_numpy(candidates), log_q, is_negative
 
 
 def target_weights(columns: EventColumns, event_weights: dict[str, float]) -> npt.NDArray[np.float32]:

@@ -13,8 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from avrec_ray.towers.item_tower import ItemInputs, ItemTokens, ItemTower
-from avrec_ray.towers.losses import contrast_pair, modality_pairs, sampled_softmax
+from avrec_ray.towers.losses import (
+    contrast_pair,
+    corrected_softmax,
+    gbce,
+    modality_pairs,
+    retrieved_first,
+    sampled_softmax,
+    sigmoid_pair,
+)
 from avrec_ray.towers.two_tower import TwoTower
+from avrec_ray.training.config import FinetuneConfig
 from avrec_ray.training.distributed import gather_rows, world
 from avrec_ray.training.sequence_batches import SequenceBatch
 from avrec_ray.types import MODALITIES
@@ -23,13 +32,15 @@ from avrec_ray.types import MODALITIES
 class PretrainStep(nn.Module):
     """Contrast between every two modalities that an item has, negatives from all workers."""
 
-    def __init__(self, tower: ItemTower) -> None:
+    def __init__(self, tower: ItemTower, loss: str = "infonce") -> None:
+        """`loss` is infonce or siglip; only the latter has a bias, which starts at -10 as most pairs are no pairs."""
         super().__init__()
         self.tower = tower
         self.log_scale = nn.Parameter(torch.tensor(2.3))
+        self.bias = nn.Parameter(torch.tensor(-10.0)) if loss == "siglip" else None
 
     def forward(self, batch: ItemInputs) -> dict[str, Tensor]:
-        """`loss` to minimise, and each pair's mean loss over this worker's anchors."""
+        """`loss` to minimise, each pair's mean loss, how often its items are retrieved first, and the scale."""
         rank, num_workers = world()
         vectors = self.tower.contrast(self.tower.encode_clips(batch))
         presence = batch.presence()
@@ -37,27 +48,48 @@ class PretrainStep(nn.Module):
         gathered_presence = gather_rows(torch.stack([presence[name] for name in MODALITIES], 1).float()) > 0
         scale = self.log_scale.clamp(max=4.6).exp()
         losses: dict[str, Tensor] = {}
+        shown: dict[str, Tensor] = {"scale": scale.detach()}
         for first, second in modality_pairs(MODALITIES):
             i, j = MODALITIES.index(first), MODALITIES.index(second)
             both_B = presence[first] & presence[second]
             both_G = gathered_presence[:, i] & gathered_presence[:, j]
-            total = contrast_pair(
-                vectors[first], vectors[second], gathered[i], gathered[j], both_B, both_G, rank, scale
-            )
-            losses[f"{first}_{second}"] = total * num_workers / both_G.sum().clamp(min=1)
-        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+            ends = (vectors[first], vectors[second], gathered[i], gathered[j], both_B, both_G, rank)
+            share = num_workers / both_G.sum().clamp(min=1)
+            losses[f"{first}_{second}"] = self._pair_loss(*ends, scale) * share
+            shown |= {f"{first}_{second}_top1": self._top1(*ends) * share}
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses, **shown}
+
+    def _pair_loss(
+        self,
+        a_BD: Tensor,
+        b_BD: Tensor,
+        a_GD: Tensor,
+        b_GD: Tensor,
+        both_B: Tensor,
+        both_G: Tensor,
+        rank: int,
+        scale: Tensor,
+    ) -> Tensor:
+        if self.bias is None:
+            return contrast_pair(a_BD, b_BD, a_GD, b_GD, both_B, both_G, rank, scale)
+        return sigmoid_pair(a_BD, b_GD, both_B, both_G, rank, scale, self.bias)
+
+    @torch.no_grad()
+    def _top1(
+        self, a_BD: Tensor, b_BD: Tensor, a_GD: Tensor, b_GD: Tensor, both_B: Tensor, both_G: Tensor, rank: int
+    ) -> Tensor:
+        """Anchors of this worker that find their own other half first, the mean of both directions."""
+        forward = retrieved_first(a_BD, b_GD, both_B, both_G, rank)
+        return (forward + retrieved_first(b_BD, a_GD, both_B, both_G, rank)) / 2
 
 
 class FinetuneStep(nn.Module):
     """Next-item softmax of the user tower's queries against fused item embeddings."""
 
-    def __init__(self, towers: TwoTower, items: ItemTokens, warm: Tensor, mask_own: str = "window") -> None:
-        """`items` are the cached tokens of the catalogue, `warm` bool [N] marks items with training behaviour.
-
-        `mask_own` is a key of BARRED_ITEMS.
-        """
+    def __init__(self, towers: TwoTower, items: ItemTokens, warm: Tensor, cfg: FinetuneConfig | None = None) -> None:
+        """`items` are the cached tokens of the catalogue, `warm` bool [N] marks items with training behaviour."""
         super().__init__()
-        self.towers, self.mask_own = towers, mask_own
+        self.towers, self.cfg = towers, cfg or FinetuneConfig()
         # Buffers, so that `.to(device)` moves them; not persistent, so that checkpoints hold the model alone.
         for name in MODALITIES:
             self.register_buffer(f"{name}_tokens", items.tokens[name], persistent=False)
@@ -73,12 +105,11 @@ class FinetuneStep(nn.Module):
         queries_BLD = self.towers.queries(batch.history, embeddings_UD, row_of_item)
         chosen_BL = batch.weight > 0
         column_of_item = self._positions(batch.candidate_idx)
-        loss_Q = sampled_softmax(
+        loss_Q = self._loss(
             queries_BLD[chosen_BL],
             embeddings_UD[row_of_item[batch.candidate_idx]],
             column_of_item[batch.target_idx[chosen_BL]],
-            self._own_items(batch, chosen_BL),
-            self.towers.scale(),
+            self._barred(batch, chosen_BL),
             batch.log_q,
         )
         total = (loss_Q * batch.weight[chosen_BL]).sum()
@@ -96,9 +127,21 @@ class FinetuneStep(nn.Module):
         positions[items] = torch.arange(len(items), device=items.device)
         return positions
 
-    def _own_items(self, batch: SequenceBatch, chosen_BL: Tensor) -> Tensor:
-        """True [Q, V] where a candidate is the user's own, as `mask_own` says, and so no negative."""
-        return BARRED_ITEMS[self.mask_own](batch, chosen_BL, len(cast(Tensor, self.warm)))
+    def _loss(
+        self, queries_QD: Tensor, candidates_VD: Tensor, target_Q: Tensor, barred_QV: Tensor, log_q_V: Tensor | None
+    ) -> Tensor:
+        """Loss of each query, [Q], as `finetune.loss` says."""
+        scale = self.towers.scale()
+        if self.cfg.loss == "gbce":
+            num_items = int(cast(Tensor, self.warm).sum())
+            return gbce(queries_QD, candidates_VD, target_Q, barred_QV, scale, num_items, self.cfg.gbce_calibration)
+        softmax = corrected_softmax if self.cfg.loss == "corrected" else sampled_softmax
+        return softmax(queries_QD, candidates_VD, target_Q, barred_QV, scale, log_q_V)
+
+    def _barred(self, batch: SequenceBatch, chosen_BL: Tensor) -> Tensor:
+        """True [Q, V] where a candidate is no negative: the user's own, as `mask_own` says, or drawn for others."""
+        own_QV = BARRED_ITEMS[self.cfg.mask_own](batch, chosen_BL, len(cast(Tensor, self.warm)))
+        return own_QV if batch.is_negative is None else own_QV | ~batch.is_negative[None, :]
 
 
 def _own_window(batch: SequenceBatch, chosen_BL: Tensor, num_items: int) -> Tensor:

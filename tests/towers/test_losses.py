@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from avrec_ray.towers.losses import contrast_pair, mixed_log_q, modality_pairs, sampled_softmax
+from avrec_ray.towers.losses import (
+    contrast_pair,
+    corrected_softmax,
+    gbce,
+    mixed_log_q,
+    modality_pairs,
+    retrieved_first,
+    sampled_softmax,
+    sigmoid_pair,
+)
 
 SCALE = torch.tensor(5.0)
 
@@ -153,3 +162,56 @@ def test_mixed_log_q_is_finite_at_the_ends(frequency: float) -> None:
     log_q = mixed_log_q(torch.tensor([frequency]), 10, 5, 100)
     assert log_q.isfinite().all()
     assert log_q.item() <= 0.0
+
+
+def test_sigmoid_pair_equals_plain_loops_over_pairs_that_have_both() -> None:
+    a, b, both, bias = unit(5, 0), unit(5, 1), torch.tensor([True, False, True, True, True]), -2.0
+    rows = [row for row in range(5) if both[row]]
+    wanted = sum(
+        math.log1p(math.exp((-1 if i == j else 1) * (5.0 * float(a[i] @ b[j]) + bias))) for i in rows for j in rows
+    )
+    loss = sigmoid_pair(a, b, both, both, 0, SCALE, torch.tensor(bias))
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_sigmoid_pair_gives_absent_rows_nothing() -> None:
+    a, b, both = unit(4, 0).requires_grad_(), unit(4, 1).requires_grad_(), torch.tensor([True, False, True, True])
+    loss = sigmoid_pair(a, b, both, both, 0, SCALE, torch.tensor(-10.0))
+    loss.backward()
+    assert a.grad is not None
+    assert b.grad is not None
+    assert not a.grad[1].any()
+    assert not b.grad[1].any()
+    garbage = torch.where(both[:, None], b.detach(), torch.full_like(b, 7.0))
+    assert torch.equal(sigmoid_pair(a.detach(), garbage, both, both, 0, SCALE, torch.tensor(-10.0)), loss.detach())
+
+
+def test_retrieved_first_counts_anchors_whose_other_half_is_nearest() -> None:
+    a, both = unit(4, 0), torch.tensor([True, True, True, False])
+    assert retrieved_first(a, a, both, both, 0).item() == 3
+    assert retrieved_first(a, a[[1, 0, 2, 3]], both, both, 0).item() == 1
+
+
+def test_corrected_softmax_has_the_gradient_of_the_full_softmax_where_everything_is_a_candidate() -> None:
+    target, barred, log_q = torch.tensor([2, 0, 4]), torch.zeros(3, 5, dtype=torch.bool), torch.zeros(5)
+    grads = []
+    for loss in (sampled_softmax, corrected_softmax):
+        queries = unit(3, 0).requires_grad_()
+        loss(queries, unit(5, 1), target, barred, SCALE, log_q).sum().backward()
+        grads.append(queries.grad)
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.parametrize("calibration", [0.0, 0.75, 1.0])
+def test_gbce_equals_the_published_formula(calibration: float) -> None:
+    queries, items, target, num_items = unit(3, 0), unit(5, 1), torch.tensor([2, 0, 4]), 40
+    barred = torch.zeros(3, 5, dtype=torch.bool)
+    barred[0, 1] = True
+    found = gbce(queries, items, target, barred, SCALE, num_items, calibration)
+    for q in range(3):
+        negatives = [v for v in range(5) if v != target[q] and not barred[q, v]]
+        alpha = len(negatives) / (num_items - 1)
+        beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
+        score = [1 / (1 + math.exp(-5.0 * float(queries[q] @ items[v]))) for v in range(5)]
+        wanted = -(math.log(score[target[q]] ** beta) + sum(math.log(1 - score[v]) for v in negatives))
+        assert found[q].item() == pytest.approx(wanted / (len(negatives) + 1), rel=1e-4)

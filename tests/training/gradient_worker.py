@@ -37,26 +37,48 @@ def clips_of(rank: int, num_workers: int) -> ItemInputs:
     return ItemInputs(**{name: value[rank::num_workers] for name, value in vars(inputs).items()})
 
 
-def sequences_of(rank: int, num_workers: int, negatives: str) -> SequenceBatch:
-    """This worker's share of one step whose targets weigh 1 or 3."""
-    cfg = FinetuneConfig(
+FINETUNINGS: dict[str, dict[str, str]] = {
+    "full": {"negatives": "full"},
+    "mixed": {"negatives": "mixed"},
+    "in_batch": {"negatives": "in_batch", "mask_own": "none"},
+    "uniform": {"negatives": "uniform", "mask_own": "history"},
+    "corrected": {"negatives": "mixed", "loss": "corrected", "mask_own": "history"},
+    "gbce": {"negatives": "uniform", "loss": "gbce"},
+}
+"""Name of a fine-tuning -> what of its config is not the default."""
+STEPS = ("infonce", "siglip", *FINETUNINGS)
+
+
+def finetuning(name: str, num_workers: int) -> FinetuneConfig:
+    """The config of one of FINETUNINGS as a worker sees it; targets weigh 1 or 3."""
+    return FinetuneConfig(
         batch_size=GLOBAL_BATCH // num_workers,
-        negatives=negatives,
         num_uniform=6,
         event_weights={"view": 1.0, "like": 3.0, "share": 1.0},
+        **FINETUNINGS[name],
     )
+
+
+def sequences_of(rank: int, num_workers: int, cfg: FinetuneConfig) -> SequenceBatch:
+    """This worker's share of one step."""
     columns = random_columns(GLOBAL_BATCH, NUM_ITEMS, seed=4)
     return next(iter(SequenceBatches(columns, NUM_ITEMS, cfg, CFG.history_length, 0, rank, num_workers)(0)))
 
 
 def steps(rank: int, num_workers: int) -> Iterator[tuple[str, nn.Module, Any]]:
     """Name, freshly seeded step module and this worker's batch."""
-    torch.manual_seed(0)
-    yield "pretrain", PretrainStep(ItemTower(CFG)), clips_of(rank, num_workers)
-    for negatives in ("full", "mixed"):
+    for loss in ("infonce", "siglip"):
         torch.manual_seed(0)
-        items, warm = random_tokens(CFG, NUM_ITEMS), torch.arange(NUM_ITEMS) % 3 != 0
-        yield negatives, FinetuneStep(TwoTower(CFG, NUM_ITEMS), items, warm), sequences_of(rank, num_workers, negatives)
+        yield loss, PretrainStep(ItemTower(CFG), loss), clips_of(rank, num_workers)
+    for name in FINETUNINGS:
+        torch.manual_seed(0)
+        items, warm, cfg = (
+            random_tokens(CFG, NUM_ITEMS),
+            torch.arange(NUM_ITEMS) % 3 != 0,
+            finetuning(name, num_workers),
+        )
+        batch = sequences_of(rank, num_workers, cfg)
+        yield name, FinetuneStep(TwoTower(CFG, NUM_ITEMS), items, warm, cfg), batch
 
 
 def gradients(rank: int, num_workers: int) -> dict[str, Tensor]:

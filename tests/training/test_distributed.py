@@ -45,7 +45,7 @@ def one_worker() -> Found:
     return gradient_worker.gradients(0, 1)
 
 
-@pytest.mark.parametrize("step", ["pretrain", "full", "mixed"])
+@pytest.mark.parametrize("step", gradient_worker.STEPS)
 def test_two_workers_give_the_gradient_of_one_with_twice_the_batch(
     step: str, two_workers: list[Found], one_worker: Found
 ) -> None:
@@ -57,7 +57,7 @@ def test_two_workers_give_the_gradient_of_one_with_twice_the_batch(
             torch.testing.assert_close(found[name], one_worker[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("step", ["pretrain", "full", "mixed"])
+@pytest.mark.parametrize("step", gradient_worker.STEPS)
 def test_losses_of_two_workers_average_to_that_of_one(step: str, two_workers: list[Found], one_worker: Found) -> None:
     losses = [float(found[f"{step}/loss"]) for found in two_workers]
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)  # they did see different rows

@@ -211,3 +211,28 @@ def test_newest_share_cuts_the_window_that_a_request_will_read() -> None:
         assert set(batch.history.item_idx.flatten().tolist()) == newest
     anywhere = {tuple(next(iter(batches_of(columns)(epoch))).history.item_idx[0].tolist()) for epoch in range(8)}
     assert len(anywhere) > 1
+
+
+def test_unordered_histories_are_the_same_events_in_an_order_of_the_epoch() -> None:
+    columns = columns_of([(item, "view" if item % 2 else "like") for item in range(LENGTH + 1)])
+    seen = [next(iter(batches_of(columns, unordered=True, batch_size=1)(epoch))) for epoch in range(6)]
+    orders = set()
+    for batch in seen:
+        items = [*batch.history.item_idx[0].tolist(), int(batch.target_idx[0, -1])]
+        events = batch.history.event[0].tolist()
+        assert sorted(items) == list(range(LENGTH + 1))
+        assert all(
+            event == EVENT_CODES["view" if item % 2 else "like"] for item, event in zip(items, events, strict=False)
+        )
+        orders.add(tuple(items))
+    assert len(orders) > 1
+    again = next(iter(batches_of(columns, unordered=True, batch_size=1)(2)))
+    assert torch.equal(again.history.item_idx, seen[2].history.item_idx)
+
+
+def test_uniform_negatives_are_not_the_targets_of_others() -> None:
+    batch = next(iter(batches_of(negatives="uniform", num_uniform=3)(0)))
+    assert batch.is_negative is not None
+    assert 1 <= int(batch.is_negative.sum()) <= 3
+    targets = set(batch.target_idx[batch.weight > 0].tolist())
+    assert targets <= set(batch.candidate_idx.tolist())

@@ -13,7 +13,7 @@ from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.config import FinetuneConfig, OptimConfig
 from avrec_ray.training.fit import build_optimizer, fit
 from avrec_ray.training.sequence_batches import SequenceBatch, SequenceBatches
-from avrec_ray.training.steps import FinetuneStep, PretrainStep
+from avrec_ray.training.steps import BARRED_ITEMS, FinetuneStep, PretrainStep
 from tests.tiny_models import random_columns, random_inputs, random_tokens, tiny_towers
 
 CFG = tiny_towers()
@@ -138,7 +138,7 @@ def test_finetune_bars_item_zero_where_a_padded_history_holds_it() -> None:
     batch.target_idx[:], batch.weight[:] = 2, 0.0
     batch.target_idx[:, :4] = 0
     batch.weight[:, 5] = 1.0
-    barred = step._own_items(batch, batch.weight > 0)
+    barred = step._barred(batch, batch.weight > 0)
     assert barred[0, :3].tolist() == [True, True, True]
     assert barred[1, :3].tolist() == [False, True, True]
 
@@ -185,3 +185,40 @@ def golden_losses() -> Iterator[tuple[str, list[float]]]:
 def test_losses_are_the_golden_ones() -> None:
     for name, losses in golden_losses():
         assert losses == pytest.approx(GOLDEN[name], abs=2e-4), name
+
+
+def test_mask_own_bars_what_it_says() -> None:
+    batch = sequence_batch("full")
+    chosen = batch.weight > 0
+    users, places = torch.nonzero(chosen, as_tuple=True)
+    history = batch.history.item_idx.masked_fill(~batch.history.mask, -1)
+    barred = {name: bar(batch, chosen, NUM_ITEMS) for name, bar in BARRED_ITEMS.items()}
+    assert not barred["none"].any()
+    later = 0
+    for query, (user, place) in enumerate(zip(users.tolist(), places.tolist(), strict=True)):
+        met = set(history[user, : place + 1].tolist())
+        window = set(history[user].tolist()) | set(batch.target_idx[user][chosen[user]].tolist())
+        candidates = batch.candidate_idx.tolist()
+        assert barred["history"][query].tolist() == [item in met for item in candidates]
+        assert barred["window"][query].tolist() == [item in window for item in candidates]
+        later += len(window - met)
+    assert later > 0
+
+
+@pytest.mark.parametrize("loss", ["softmax", "corrected", "gbce"])
+@pytest.mark.parametrize("negatives", ["full", "mixed", "in_batch", "uniform"])
+def test_every_loss_learns_with_all_negatives(loss: str, negatives: str) -> None:
+    torch.manual_seed(0)
+    cfg = FinetuneConfig(loss=loss, negatives=negatives)
+    step = FinetuneStep(TwoTower(CFG, NUM_ITEMS), random_tokens(CFG, NUM_ITEMS), WARM, cfg)
+    losses = losses_of(step, sequence_batch(negatives), epochs=12, learning_rate=1e-2)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_siglip_learns_and_says_how_often_it_retrieves() -> None:
+    torch.manual_seed(0)
+    step = PretrainStep(ItemTower(CFG), "siglip")
+    losses = losses_of(step, gappy_inputs(6), epochs=30, learning_rate=3e-3)
+    assert losses[-1] < 0.7 * losses[0]
+    found = step.eval()(gappy_inputs(6))
+    assert all(0 <= float(found[f"{pair}_top1"]) <= 1 for pair in ("video_audio", "video_text", "audio_text"))
