@@ -144,7 +144,7 @@ def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
     towers = from_dict(TowersConfig, settings["towers"])
     cfg = from_dict(PretrainConfig, settings["pretrain"]).for_workers(num_workers)
     clips, items = Path(settings["clips"]), Path(settings["items"])
-    step = PretrainStep(ItemTower(towers), cfg.loss)
+    step = PretrainStep(ItemTower(towers), cfg.loss, cfg.chunk_size)
     if towers.all_frozen:
         _, tokens, _ = read_item_tokens(Path(settings["item_features"]), towers)
         features = FeatureBatches(tokens, towers.max_clips, cfg, settings["seed"], rank, num_workers)

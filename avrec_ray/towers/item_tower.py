@@ -3,6 +3,7 @@
 Dimension key: B batch, C clips, K tokens a clip, M moments, D embedding, W an encoder's width, E model width.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -64,6 +65,11 @@ class ClipFeatures:
     def presence(self) -> dict[str, Tensor]:
         """As `ItemInputs.presence`."""
         return {"video": self.has_video, "audio": self.has_audio, "text": self.has_text}
+
+
+def rows_of(batch: ItemInputs | ClipFeatures, rows: slice) -> ItemInputs | ClipFeatures:
+    """Some items of a batch; vectors that are not in use stay so."""
+    return dataclasses.replace(batch, **{name: value[rows] for name, value in vars(batch).items()})
 
 
 @dataclass(eq=False)

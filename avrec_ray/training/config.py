@@ -88,6 +88,9 @@ class PretrainConfig(OptimConfig):
     epochs: int = 60
     loss: str = "infonce"
     """infonce: each item among the others (CLIP); siglip: each pair of items for itself."""
+    chunk_size: int = 0
+    """Items that the encoders see at once, for batches whose activations do not fit; 0: all. Costs one more forward
+    pass, changes no gradient."""
     crop_share: float = 0.8
     """Smallest side of the random crop, as a share of the frame; 1: no crop."""
     flip_share: float = 0.0
@@ -109,6 +112,7 @@ class PretrainConfig(OptimConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("pretrain.loss", self.loss, PRETRAIN_LOSSES)
+        check_range("pretrain.chunk_size", self.chunk_size, 0)
         check_range("pretrain.crop_share", self.crop_share, 0.1, 1.0)
         check_range("pretrain.flip_share", self.flip_share, 0.0, 1.0)
         for name in ("brightness_jitter", "contrast_jitter", "tint_jitter"):

@@ -11,8 +11,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from avrec_ray.towers.item_tower import ItemInputs, ItemTokens, ItemTower
+from avrec_ray.towers.item_tower import ClipFeatures, ItemInputs, ItemTokens, ItemTower, rows_of
 from avrec_ray.towers.losses import (
     contrast_pair,
     corrected_softmax,
@@ -32,17 +33,21 @@ from avrec_ray.types import MODALITIES
 class PretrainStep(nn.Module):
     """Contrast between every two modalities that an item has, negatives from all workers."""
 
-    def __init__(self, tower: ItemTower, loss: str = "infonce") -> None:
-        """`loss` is infonce or siglip; only the latter has a bias, which starts at -10 as most pairs are no pairs."""
+    def __init__(self, tower: ItemTower, loss: str = "infonce", chunk_size: int = 0) -> None:
+        """`loss` is infonce or siglip; only the latter has a bias, which starts at -10 as most pairs are no pairs.
+
+        With a `chunk_size` the encoders run that many items at a time and once more in the backward pass, so that
+        memory is that of a chunk while every item still meets the whole batch (GradCache, Gao et al. 2021).
+        """
         super().__init__()
-        self.tower = tower
+        self.tower, self.chunk_size = tower, chunk_size
         self.log_scale = nn.Parameter(torch.tensor(2.3))
         self.bias = nn.Parameter(torch.tensor(-10.0)) if loss == "siglip" else None
 
-    def forward(self, batch: ItemInputs) -> dict[str, Tensor]:
+    def forward(self, batch: ItemInputs | ClipFeatures) -> dict[str, Tensor]:
         """`loss` to minimise, each pair's mean loss, how often its items are retrieved first, and the scale."""
         rank, num_workers = world()
-        vectors = self.tower.contrast(self.tower.encode_clips(batch))
+        vectors = self._vectors(batch)
         presence = batch.presence()
         gathered = gather_rows(torch.cat([vectors[name] for name in MODALITIES], 1)).chunk(len(MODALITIES), 1)
         gathered_presence = gather_rows(torch.stack([presence[name] for name in MODALITIES], 1).float()) > 0
@@ -58,6 +63,22 @@ class PretrainStep(nn.Module):
             losses[f"{first}_{second}"] = self._pair_loss(*ends, scale) * share
             shown |= {f"{first}_{second}_top1": self._top1(*ends) * share}
         return {"loss": torch.stack(list(losses.values())).sum(), **losses, **shown}
+
+    def _vectors(self, batch: ItemInputs | ClipFeatures) -> dict[str, Tensor]:
+        """Unit vectors [B, D] of each modality."""
+        num_items = len(next(iter(batch.presence().values())))
+        if not self.chunk_size or self.chunk_size >= num_items:
+            return self._embed(batch)
+        starts = range(0, num_items, self.chunk_size)
+        # Draws of dropout are repeated in the backward pass (preserve_rng_state, the default).
+        chunks = [
+            checkpoint(self._embed, rows_of(batch, slice(start, start + self.chunk_size)), use_reentrant=False)
+            for start in starts
+        ]
+        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in MODALITIES}
+
+    def _embed(self, batch: ItemInputs | ClipFeatures) -> dict[str, Tensor]:
+        return self.tower.contrast(self.tower.encode_clips(batch))
 
     def _pair_loss(
         self,

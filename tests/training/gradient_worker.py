@@ -46,7 +46,7 @@ FINETUNINGS: dict[str, dict[str, str]] = {
     "gbce": {"negatives": "uniform", "loss": "gbce"},
 }
 """Name of a fine-tuning -> what of its config is not the default."""
-STEPS = ("infonce", "siglip", *FINETUNINGS)
+STEPS = ("infonce", "siglip", "chunked", *FINETUNINGS)
 
 
 def finetuning(name: str, num_workers: int) -> FinetuneConfig:
@@ -67,9 +67,9 @@ def sequences_of(rank: int, num_workers: int, cfg: FinetuneConfig) -> SequenceBa
 
 def steps(rank: int, num_workers: int) -> Iterator[tuple[str, nn.Module, Any]]:
     """Name, freshly seeded step module and this worker's batch."""
-    for loss in ("infonce", "siglip"):
+    for name, loss, chunk_size in (("infonce", "infonce", 0), ("siglip", "siglip", 0), ("chunked", "infonce", 3)):
         torch.manual_seed(0)
-        yield loss, PretrainStep(ItemTower(CFG), loss), clips_of(rank, num_workers)
+        yield name, PretrainStep(ItemTower(CFG), loss, chunk_size), clips_of(rank, num_workers)
     for name in FINETUNINGS:
         torch.manual_seed(0)
         items, warm, cfg = (

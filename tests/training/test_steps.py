@@ -222,3 +222,40 @@ def test_siglip_learns_and_says_how_often_it_retrieves() -> None:
     assert losses[-1] < 0.7 * losses[0]
     found = step.eval()(gappy_inputs(6))
     assert all(0 <= float(found[f"{pair}_top1"]) <= 1 for pair in ("video_audio", "video_text", "audio_text"))
+
+
+@pytest.mark.parametrize("loss", ["infonce", "siglip"])
+@pytest.mark.parametrize("chunk_size", [1, 3, 4])
+def test_chunks_give_the_gradient_of_the_whole_batch(loss: str, chunk_size: int) -> None:
+    found = []
+    for size in (0, chunk_size):
+        torch.manual_seed(0)
+        step = PretrainStep(ItemTower(CFG), loss, size)
+        value = step(gappy_inputs(8))["loss"]
+        value.backward()
+        found.append((value.item(), {name: p.grad for name, p in step.named_parameters() if p.grad is not None}))
+    (whole, wanted), (chunked, got) = found
+    assert chunked == pytest.approx(whole, rel=1e-5)
+    assert wanted.keys() == got.keys()
+    for name, grad in wanted.items():
+        torch.testing.assert_close(got[name], grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_chunks_repeat_their_dropout_in_the_backward_pass() -> None:
+    """The gradient is that of the loss that was seen: along it, the loss under the same draws falls as it says."""
+    torch.manual_seed(0)
+    step = PretrainStep(ItemTower(dataclasses.replace(CFG, dropout=0.3)), chunk_size=3)
+
+    def loss() -> Tensor:
+        torch.manual_seed(5)
+        return step(gappy_inputs(8))["loss"]
+
+    before = loss()
+    before.backward()
+    norm = torch.sqrt(sum(p.grad.square().sum() for p in step.parameters() if p.grad is not None))
+    length = 1e-3
+    with torch.no_grad():
+        for p in step.parameters():
+            if p.grad is not None:
+                p -= length * p.grad / norm
+    assert before.item() - loss().item() == pytest.approx(length * norm.item(), rel=0.1)
