@@ -153,6 +153,7 @@ def build_work(settings: dict[str, Any], rank: int, num_workers: int) -> Work:
         rank,
         num_workers,
         learn_first=towers.reads_profiles,
+        durations=durations,
     )
     if not batches.steps_per_epoch:
         raise StageError(

@@ -154,6 +154,9 @@ class FinetuneConfig(OptimConfig):
     unordered: bool = False
     """Events have no order worth learning (data without times): each epoch reads every history in another one."""
     event_weights: dict[str, float] = field(default_factory=default_event_weights)
+    watch_weight: float = 0.0
+    """How much more a target counts the longer it was watched beside others of its duration: from 1 - this to 1 + this.
+    Events without a watch time count as they are."""
     refresh_epochs: int = 20
     """Epochs on train and valid together, after those on train alone."""
     refresh_learning_rate: float = 1e-3
@@ -170,6 +173,7 @@ class FinetuneConfig(OptimConfig):
         check_range("finetune.num_uniform", self.num_uniform, 1)
         for event in self.event_weights:
             check_choice("finetune.event_weights", event, POSITIVE_EVENTS)
+        check_range("finetune.watch_weight", self.watch_weight, 0.0, 0.95)
         check_range("finetune.refresh_epochs", self.refresh_epochs, 1)
         check_range("finetune.refresh_learning_rate", self.refresh_learning_rate, 0.0)
         check_range("finetune.validate_users", self.validate_users, 1)

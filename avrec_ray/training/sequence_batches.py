@@ -19,6 +19,7 @@ from avrec_ray.towers.losses import mixed_log_q
 from avrec_ray.towers.two_tower import HistoryBatch
 from avrec_ray.training.config import FinetuneConfig
 from avrec_ray.training.histories import EVENT_CODES, EventColumns, pad_histories
+from avrec_ray.training.watch_quantiles import watch_quantiles
 
 
 @dataclass(eq=False)
@@ -53,12 +54,18 @@ class SequenceBatches:
         rank: int = 0,
         num_workers: int = 1,
         learn_first: bool = False,
+        durations: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        """`learn_first`: a user's first event is a target too, of the query of no history; for towers with profiles."""
+        """`learn_first`: a user's first event is a target too, of the query of no history; for towers with profiles.
+
+        `durations` [N], seconds, NaN where unknown: for `finetune.watch_weight` alone.
+        """
         self.columns, self.num_items, self.cfg, self.length = columns, num_items, cfg, length
         self.seed, self.rank, self.num_workers, self.learn_first = seed, rank, num_workers, learn_first
         self.beginnings = frozenset(columns.starts[:-1].tolist()) if learn_first else frozenset()
         self.weight = target_weights(columns, cfg.event_weights)
+        if cfg.watch_weight:
+            self.weight = self.weight * watch_weights(columns, durations, cfg.watch_weight)
         self.ordered, self.ordered_weight = columns, self.weight
         self.frequency = np.bincount(columns.item_idx, self.weight, num_items) / max(self.weight.sum(), 1e-9)
         counts = np.diff(columns.starts)
@@ -172,6 +179,20 @@ def target_weights(columns: EventColumns, event_weights: dict[str, float]) -> np
         repeat[first] = False
         weights[rows][repeat] = 0.0
     return weights
+
+
+def watch_weights(
+    columns: EventColumns, durations: npt.NDArray[np.float32] | None, watch_weight: float
+) -> npt.NDArray[np.float32]:
+    """float32 [E], from 1 - watch_weight to 1 + watch_weight by the quantile of watch time; 1 where that is unknown.
+
+    Raises:
+        ValueError: no durations were given.
+    """
+    if durations is None:
+        raise ValueError("finetune.watch_weight > 0 needs the durations of the catalogue; pass durations")
+    quantile = watch_quantiles(columns.watch_ratio, durations[columns.item_idx])
+    return np.nan_to_num(1 + watch_weight * (2 * quantile - 1), nan=1.0).astype(np.float32)
 
 
 def shuffled(

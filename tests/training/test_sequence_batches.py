@@ -236,3 +236,15 @@ def test_uniform_negatives_are_not_the_targets_of_others() -> None:
     assert 1 <= int(batch.is_negative.sum()) <= 3
     targets = set(batch.target_idx[batch.weight > 0].tolist())
     assert targets <= set(batch.candidate_idx.tolist())
+
+
+def test_watch_weight_favours_what_was_watched_longer_and_leaves_the_unknown_alone() -> None:
+    columns = columns_of([(item, "view") for item in range(6)])
+    columns.watch_ratio[:] = [0.1, 0.2, 0.5, 0.9, np.nan, 1.0]
+    cfg, durations = FinetuneConfig(watch_weight=0.5), np.full(NUM_ITEMS, 30, np.float32)
+    weight = SequenceBatches(columns, NUM_ITEMS, cfg, LENGTH, 0, durations=durations).weight
+    assert (np.diff(weight[[0, 1, 2, 3, 5]]) > 0).all()
+    assert weight[4] == 1.0
+    assert ((weight > 0.5) & (weight < 1.5)).all()
+    with pytest.raises(ValueError, match="durations"):
+        SequenceBatches(columns, NUM_ITEMS, cfg, LENGTH, 0)
