@@ -16,9 +16,11 @@ TEXT_TOKENS = 2
 """Tokens the text encoder leaves: the mean and the maximum over words."""
 
 
-def transformer(cfg: TowersConfig, num_layers: int) -> nn.TransformerEncoder:
+def transformer(
+    cfg: TowersConfig, num_layers: int, layer_type: type[nn.TransformerEncoderLayer] = nn.TransformerEncoderLayer
+) -> nn.TransformerEncoder:
     """Pre-norm transformer of width `model_dim`, batch first."""
-    layer = nn.TransformerEncoderLayer(
+    layer = layer_type(
         cfg.model_dim, cfg.num_heads, 4 * cfg.model_dim, cfg.dropout, F.gelu, batch_first=True, norm_first=True
     )
     return nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)

@@ -28,7 +28,7 @@ class SASRecBlocks(nn.Module):
 
     def __init__(self, cfg: TowersConfig) -> None:
         super().__init__()
-        self.layers = transformer(cfg, cfg.user_layers).layers
+        self.layers = transformer(cfg, cfg.user_layers, SASRecLayer).layers
         self.times = nn.ModuleList(TimeBias(cfg.num_heads, 0.0) for _ in range(cfg.user_layers * cfg.time_bias))
 
     def forward(self, states_BLE: Tensor, mask_BL: Tensor, at_seconds_BL: Tensor) -> Tensor:
@@ -41,16 +41,19 @@ class SASRecBlocks(nn.Module):
             mask = seen_B1LL
             if bucket_BLL is not None:
                 mask = self.times[index](bucket_BLL).masked_fill(~seen_B1LL, -torch.inf)
-            states_BLE = _sasrec_layer(cast(nn.TransformerEncoderLayer, layer), states_BLE, mask)
+            states_BLE = layer(states_BLE, mask)
         return states_BLE
 
 
-def _sasrec_layer(layer: nn.TransformerEncoderLayer, states_BLE: Tensor, mask: Tensor) -> Tensor:
+class SASRecLayer(nn.TransformerEncoderLayer):
     """`nn.TransformerEncoderLayer` step by step: its own call wants one mask a head, [B x H, L, L], as floats."""
-    states_BLE = states_BLE + layer.dropout1(_softmax_attention(layer.self_attn, layer.norm1(states_BLE), mask))
-    hidden_BLF = layer.dropout(F.gelu(layer.linear1(layer.norm2(states_BLE))))
-    updated_BLE: Tensor = states_BLE + layer.dropout2(layer.linear2(hidden_BLF))
-    return updated_BLE
+
+    def forward(self, states_BLE: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """`mask`: what `_softmax_attention` takes."""
+        states_BLE = states_BLE + self.dropout1(_softmax_attention(self.self_attn, self.norm1(states_BLE), mask))
+        hidden_BLF = self.dropout(F.gelu(self.linear1(self.norm2(states_BLE))))
+        updated_BLE: Tensor = states_BLE + self.dropout2(self.linear2(hidden_BLF))
+        return updated_BLE
 
 
 def _softmax_attention(attention: nn.MultiheadAttention, states_BLE: Tensor, mask: Tensor) -> Tensor:
