@@ -4,6 +4,8 @@
     towers.safetensors                 item tower and user tower; without encoders that were not trained from scratch
     item_tower.safetensors             those of them that pretraining changed, where it did
     reranker.safetensors
+    taste_neighbours.safetensors       item-to-item tables, see NeighbourConfig
+    session_neighbours.safetensors
     items.parquet                      the catalogue: facts of each item, tags, popularity
     embeddings.parquet moments.parquet one row an item, one row a moment
     users.parquet                      hashed attributes and friends, only where the towers read them
@@ -37,11 +39,12 @@ from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.vector_tables import moment_arrays, vectors_of
 from avrec_ray.training.profiles import UserProfiles, load_profiles
 
-FORMAT = 1
+FORMAT = 2
 """Version of the directory layout."""
 
+NEIGHBOUR_FILES = ("taste_neighbours.safetensors", "session_neighbours.safetensors")
 REQUIRED_FILES = (
-    "towers.safetensors", "reranker.safetensors", "neighbours.safetensors", "items.parquet", "embeddings.parquet",
+    "towers.safetensors", "reranker.safetensors", *NEIGHBOUR_FILES, "items.parquet", "embeddings.parquet",
     "moments.parquet",
 )  # fmt: skip
 """Files without which nothing can be served; the index checks its own."""
@@ -82,6 +85,8 @@ class Catalogue:
     """Seconds, NaN where unknown."""
     popularity: npt.NDArray[np.float32]
     """Share of training positives, sums to 1 (or all 0)."""
+    recent_popularity: npt.NDArray[np.float32]
+    """The same with newer positives counting more, see `RerankerConfig.popularity_half_life_days`."""
     warm: npt.NDArray[np.bool_]
     """True where the item had behaviour in training."""
 
@@ -133,6 +138,7 @@ def catalogue_table(catalogue: Catalogue) -> pa.Table:
             "language": pa.array(catalogue.languages, pa.string()),
             "duration_seconds": pa.array(catalogue.durations, pa.float32()),
             "popularity": pa.array(catalogue.popularity, pa.float32()),
+            "recent_popularity": pa.array(catalogue.recent_popularity, pa.float32()),
             "warm": pa.array(catalogue.warm, pa.bool_()),
         }
     )
@@ -149,6 +155,7 @@ def catalogue_from_table(table: pa.Table) -> Catalogue:
         languages=table["language"].to_pylist(),
         durations=np.array(table["duration_seconds"].to_numpy(), np.float32),
         popularity=np.array(table["popularity"].to_numpy(), np.float32),
+        recent_popularity=np.array(table["recent_popularity"].to_numpy(), np.float32),
         warm=np.array(table["warm"].to_numpy(zero_copy_only=False), bool),
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from avrec_ray.bundle import BundleMetadata, Catalogue, catalogue_table, save_bundle
+from avrec_ray.bundle import NEIGHBOUR_FILES, BundleMetadata, Catalogue, catalogue_table, save_bundle
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.interaction import AttentionReranker
 from avrec_ray.retrieval.config import IndexConfig
@@ -67,7 +67,8 @@ def build_tiny_bundle(
         save_weights(staging / "reranker.safetensors", scorer)
         rng = np.random.default_rng(seed)
         users, chosen = rng.integers(0, num_users, num_choices), rng.integers(0, len(items), num_choices)
-        fit_neighbours(users, chosen, num_users, len(items)).save(staging / "neighbours.safetensors")
+        for name, table in zip(NEIGHBOUR_FILES, (ranking.taste, ranking.session), strict=True):
+            fit_neighbours(users, chosen, num_users, len(items), table).save(staging / name)
         pq.write_table(catalogue_table(items), staging / "items.parquet")
         profiles = tiny_profiles(random_columns(8, len(items), seed), cfg).profiles
         if profiles is not None:
@@ -92,6 +93,7 @@ def tiny_catalogue(num_items: int, seed: int = 0) -> Catalogue:
         languages=[LANGUAGES[row % 3] for row in range(num_items)],
         durations=durations,
         popularity=(counts / max(counts.sum(), 1)).astype(np.float32),
+        recent_popularity=(counts[::-1] / max(counts.sum(), 1)).astype(np.float32) * (counts > 0),
         warm=counts > 0,
     )
 

@@ -17,7 +17,7 @@ from avrec_ray.errors import ConfigError
 from avrec_ray.evaluation.choices import Rows, Scores, Times, distinct_pairs
 from avrec_ray.evaluation.content_baselines import ContentNeighbours
 from avrec_ray.evaluation.factor_baselines import BPR, IALS
-from avrec_ray.evaluation.item_knn import ItemKNN, LastItem
+from avrec_ray.evaluation.item_knn import ItemKNN, LastItem, RP3beta, SessionKNN
 from avrec_ray.evaluation.linear_baselines import EASE
 
 DAY_SECONDS = 86_400.0
@@ -90,6 +90,8 @@ BASELINES: dict[str, Callable[..., Baseline]] = {
     "recent_popularity": RecentPopularity,
     "last_item": LastItem,
     "item_knn": ItemKNN,
+    "rp3beta": RP3beta,
+    "session_knn": SessionKNN,
     "ease": EASE,
     "ials": IALS,
     "bpr": BPR,

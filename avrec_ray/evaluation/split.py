@@ -57,6 +57,9 @@ class SplitConfig:
     context_fraction: float = 0.8
     """hidden_users: share of a test user's choices, the oldest, that a model sees as history. At least one choice is
     seen and one asked for."""
+    refit: bool = True
+    """Valid joins train before test is asked: models learn from it, and it is part of histories. false for protocols
+    that know train alone, as the published splits of `given` mostly do."""
     rank_among: str = "all"
     """cold_items: what a ranking at test chooses from. all: the catalogue; hidden: the items hidden for test."""
 

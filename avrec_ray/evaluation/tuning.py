@@ -26,6 +26,8 @@ GRIDS: dict[str, list[Settings]] = {
     "recent_popularity": [{"half_life_days": days} for days in (1.0, 7.0, 30.0, 90.0)],
     "last_item": _SIMILARITIES,
     "item_knn": _SIMILARITIES,
+    "rp3beta": [{"scored_power": power} for power in (0.0, 0.25, 0.5, 0.75)],
+    "session_knn": [{"step_decay": decay, "recency": recency} for decay in (0.8, 0.95) for recency in (0.6, 0.8)],
     "ease": [{"regularization": weight} for weight in (50.0, 100.0, 200.0, 500.0, 1000.0)],
     "ials": [{"regularization": weight, "alpha": alpha} for weight in (0.1, 1.0, 10.0) for alpha in (1.0, 10.0)],
 }

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from avrec_ray.bundle import BundleMetadata, catalogue_table, load_bundle, save_bundle
+from avrec_ray.bundle import NEIGHBOUR_FILES, BundleMetadata, catalogue_table, load_bundle, save_bundle
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.pipelines.catalogue import build_catalogue, item_durations, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import model_version
 from avrec_ray.pipelines.profiles import read_profiles
+from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, fingerprint_of, require_record
 from avrec_ray.pipelines.towers_of_job import with_widths
-from avrec_ray.pipelines.train_reranker import fit_item_neighbours
+from avrec_ray.pipelines.train_reranker import fit_tables
 from avrec_ray.training.histories import columns_from_table
 from avrec_ray.training.profiles import save_profiles
 
@@ -69,11 +70,13 @@ def _write_parts(root: Path, job: JobConfig, staging: Path) -> None:
     shutil.copy(root / "moments" / "moments.parquet", staging)
     shutil.copytree(root / "index", staging / "index")
     item_ids = pq.read_table(staging / "embeddings.parquet", columns=["item_id"])["item_id"].to_pylist()
-    neighbours = fit_item_neighbours(root, job, ("train", "valid"), item_ids)
-    neighbours.save(staging / "neighbours.safetensors")
+    parts = read_split(root).fitted
+    tables = fit_tables(root, job, parts, item_ids)
+    for table, name in zip((tables.taste, tables.session), NEIGHBOUR_FILES, strict=True):
+        table.save(staging / name)
     items = read_items(root / "tables" / "items.parquet", item_ids)
-    fitted = read_fitted(root, ("train", "valid"))
-    catalogue = build_catalogue(items, fitted, item_durations(items))
+    fitted = read_fitted(root, parts)
+    catalogue = build_catalogue(items, fitted, item_durations(items), job.reranker.popularity_half_life_days)
     pq.write_table(catalogue_table(catalogue), staging / "items.parquet")
     columns = columns_from_table(fitted, catalogue.index_of, catalogue.durations)
     profiles = read_profiles(root / "tables", job.towers, columns)

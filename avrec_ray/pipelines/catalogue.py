@@ -71,10 +71,13 @@ def read_fitted(storage_root: Path, parts: Sequence[str]) -> pa.Table:
     return pa.concat_tables([pq.read_table(storage_root / "splits" / f"{part}.parquet") for part in parts])
 
 
-def build_catalogue(items: pa.Table, fitted: pa.Table, durations: npt.NDArray[np.float32]) -> Catalogue:
+def build_catalogue(
+    items: pa.Table, fitted: pa.Table, durations: npt.NDArray[np.float32], half_life_days: float
+) -> Catalogue:
     """The catalogue of a bundle; popularity and warmth come from the interactions that the towers learned from."""
     item_ids = items["item_id"].to_pylist()
     counts = positive_counts(fitted, item_ids)
+    popularity = popularity_shares(fitted, item_ids, half_life_days)
     return Catalogue(
         item_ids=item_ids,
         titles=items["title"].to_pylist(),
@@ -83,7 +86,8 @@ def build_catalogue(items: pa.Table, fitted: pa.Table, durations: npt.NDArray[np
         creator_ids=items["creator_id"].to_pylist(),
         languages=items["language"].to_pylist(),
         durations=durations,
-        popularity=(counts / max(counts.sum(), 1)).astype(np.float32),
+        popularity=popularity[:, 0],
+        recent_popularity=popularity[:, 1],
         warm=counts > 0,
     )
 
@@ -99,6 +103,21 @@ def positive_counts(interactions: pa.Table, item_ids: list[str]) -> npt.NDArray[
     chosen = interactions.filter(pc.is_in(interactions["event"], value_set=pa.array(POSITIVE_EVENTS)))
     counted = {row["values"]: row["counts"] for row in pc.value_counts(chosen["item_id"]).to_pylist()}
     return np.array([counted.get(item_id, 0) for item_id in item_ids], np.int64)
+
+
+def popularity_shares(interactions: pa.Table, item_ids: list[str], half_life_days: float) -> npt.NDArray[np.float32]:
+    """Share of positive events that each item has, [N, 2]: all alike, and each counting half for every half-life that
+    it lies before the newest one. Columns sum to 1, or are 0 without events.
+    """
+    chosen = interactions.filter(pc.is_in(interactions["event"], value_set=pa.array(POSITIVE_EVENTS)))
+    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+    rows = np.array([row_of.get(item_id, -1) for item_id in chosen["item_id"].to_pylist()], np.int64)
+    at_seconds = chosen["at"].cast(pa.int64()).to_numpy() / 1e6
+    age_days = (at_seconds.max(initial=0.0) - at_seconds) / 86_400
+    weights = np.stack([np.ones(len(rows)), 0.5 ** (age_days / half_life_days)], 1)[rows >= 0]
+    shares = np.zeros((len(item_ids), 2))
+    np.add.at(shares, rows[rows >= 0], weights)
+    return (shares / np.maximum(shares.sum(0), 1e-12)).astype(np.float32)
 
 
 def write_item_tokens(path: Path, item_ids: list[str], tokens: ItemTokens, spans: npt.NDArray[np.float32]) -> None:

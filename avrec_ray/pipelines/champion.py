@@ -11,7 +11,7 @@ from avrec_ray.bundle import Bundle, load_bundle
 from avrec_ray.config import JobConfig
 from avrec_ray.errors import BundleError, StageError
 from avrec_ray.pipelines.recommend import recommend_users
-from avrec_ray.pipelines.split import HISTORY, read_candidates
+from avrec_ray.pipelines.split import history_paths, read_candidates
 from avrec_ray.pipelines.stage import Loop
 from avrec_ray.pipelines.tracking import Registered
 
@@ -73,7 +73,7 @@ def ask_champion(
                 note=f"The champion {name} cannot be read, so nothing is compared: {error}",
             )
         log(f"asking champion {name} about {len(users)} users")
-        parts = [loop.storage.root / "splits" / f"{part}.parquet" for part in HISTORY]
+        parts = history_paths(loop.storage.root)
         candidates = read_candidates(loop.storage.root)
         lists = recommend_users(path, parts, users, job, job.evaluation.list_length, candidates, log)
     return ChampionLists(name, champion.model_version, lists)

@@ -15,6 +15,7 @@ from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.errors import StageError
 from avrec_ray.pipelines.catalogue import item_tokens_of, positive_counts, read_fitted, read_item_tokens
+from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.towers.config import TowersConfig
@@ -71,7 +72,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     refreshed = require_record(storage, "refresh")
 
     def work(stage: StageRun) -> dict[str, float]:
-        vectors = embed_catalogue(storage.root, "refresh", ("train", "valid"), job.towers, job.cluster)
+        vectors = embed_catalogue(storage.root, "refresh", read_split(storage.root).fitted, job.towers, job.cluster)
         version = model_version(refreshed)
         with stage.publish("embeddings", "moments") as (embeddings, moments):
             write_embeddings(embeddings / "embeddings.parquet", vectors.item_ids, vectors.embeddings, version)

@@ -27,7 +27,7 @@ from avrec_ray.pipelines.measured import SERVED, Measured, Rankings, rank_rows, 
 from avrec_ray.pipelines.question import ask
 from avrec_ray.pipelines.recommend import recommend_users
 from avrec_ray.pipelines.report import write_report
-from avrec_ray.pipelines.split import HISTORY, note_inputs, read_candidates
+from avrec_ray.pipelines.split import history_paths, note_inputs, read_candidates
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 
 EMBEDDINGS = "embedding_knn"
@@ -97,8 +97,7 @@ def measure(loop: Loop, job: JobConfig, bundle_path: Path, log: Callable[[str], 
         raise StageError(f"evaluate: {NOBODY_ASKED}")
     candidates = read_candidates(root)
     log(f"{len(users)} users with held-out choices, {len(candidates or bundle.items.item_ids)} items ranked for each")
-    parts = [root / "splits" / f"{part}.parquet" for part in HISTORY]
-    recommendations = recommend_users(bundle_path, parts, users, job, depth, candidates, log)
+    recommendations = recommend_users(bundle_path, history_paths(root), users, job, depth, candidates, log)
     tables = {SERVED: recommendations, **read_baselines(root / "baselines")}
     rankings = {name: rank_rows(table, users, bundle) for name, table in tables.items()}
     rankings[EMBEDDINGS] = question.rank(question.fit(ContentNeighbours(bundle.embeddings)), depth)

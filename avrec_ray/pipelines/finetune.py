@@ -66,21 +66,29 @@ def _make_tokens(storage: Storage, job: JobConfig, pretrained: Path, output: Pat
 
 
 def refresh(loop: Loop, job: JobConfig) -> StageRecord:
-    """Stage `refresh`: the fine-tuned towers go on with train and valid, to refresh/towers.safetensors.
+    """Stage `refresh`: the fine-tuned towers go on with train and valid, to refresh/towers.safetensors; as they are
+    where valid is not to be learned from.
 
     These are the towers that are served. The reranker is fitted beside those of `finetune`, to whom valid is new.
     """
     storage = loop.storage
     job = with_widths(storage, job)
     fitted = storage.folder("finetune") / "towers.safetensors"
-    settings = _settings(loop, job, job.training.finetune.for_refresh(), ("train", "valid")) | {"fitted": str(fitted)}
+    parts = read_split(storage.root).fitted
+    settings = _settings(loop, job, job.training.finetune.for_refresh(), parts) | {"fitted": str(fitted)}
     return loop.stage(
         "refresh",
-        lambda stage: _fit_towers(stage, job, settings),
+        lambda stage: _fit_towers(stage, job, settings) if "valid" in parts else _copy_towers(stage, fitted),
         settings={**settings, "workers": job.cluster.num_workers},
         inputs={"finetune": require_record(storage, "finetune").fingerprint},
         outputs=[storage.folder("refresh") / "towers.safetensors"],
     )
+
+
+def _copy_towers(stage: StageRun, fitted: Path) -> dict[str, float]:
+    with stage.publish(stage.name) as (folder,):
+        shutil.copyfile(fitted, folder / "towers.safetensors")
+    return {}
 
 
 def _settings(loop: Loop, job: JobConfig, cfg: FinetuneConfig, parts: tuple[str, ...]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from avrec_ray.pipelines.catalogue import positive_counts, read_fitted
 from avrec_ray.pipelines.champion import ask_champion
 from avrec_ray.pipelines.measured import rank_rows
 from avrec_ray.pipelines.slices import named_slices, user_attributes
-from avrec_ray.pipelines.split import FITTED
+from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, require_record
 
 Targets = list[npt.NDArray[np.int64]]
@@ -48,7 +48,9 @@ def judge(loop: Loop, job: JobConfig, candidate_path: Path, log: Callable[[str],
     ranked = rank_rows(pq.read_table(evaluation / "recommendations.parquet"), truth.users, bundle)
     recall = require_record(loop.storage, "build_index").metrics["recall_at_100_of_exact"]
     checks = check_health(embedding_health(bundle.embeddings), recall, job.evaluation.gate)
-    counts = positive_counts(read_fitted(loop.storage.root, FITTED), bundle.items.item_ids)
+    counts = positive_counts(
+        read_fitted(loop.storage.root, read_split(loop.storage.root).fitted), bundle.items.item_ids
+    )
     checks.append(check_popularity(bundle.items.popularity, counts))
     checks += _against_champion(loop, job, bundle, truth, ranked, counts, log)
     audit = (job.evaluation.audit, job.seed)

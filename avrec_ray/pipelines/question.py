@@ -1,6 +1,6 @@
 """What an evaluation asks, read from the splits: who, what they met before, and what they went on to choose."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +9,19 @@ import numpy.typing as npt
 from avrec_ray.evaluation.split import eval_targets
 from avrec_ray.evaluation.tuning import Question
 from avrec_ray.pipelines.catalogue import read_fitted
-from avrec_ray.pipelines.split import FITTED, HISTORY, read_split
+from avrec_ray.pipelines.split import read_split
 from avrec_ray.training.histories import POSITIVE_CODES, EventColumns, columns_from_table
-
-PARTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
-    "valid": (("train",), ("train",)),
-    "test": (FITTED, HISTORY),
-}
-"""Part that is asked about -> parts to learn from, parts that are a user's history."""
 
 
 def ask(
     storage_root: Path, index: Mapping[str, int], durations: npt.NDArray[np.float32], part: str = "test"
 ) -> Question:
-    """The question about `part`, a key of PARTS, over the catalogue rows of `index`; nobody may be asked at all.
+    """The question about `part`, "valid" or "test", over the catalogue rows of `index`; nobody may be asked at all.
 
     Items outside the catalogue, set aside for bad media, are in no list and no target.
     """
-    fitted_parts, history_parts = PARTS[part]
+    split = read_split(storage_root)
+    fitted_parts, history_parts = (split.fitted, split.history) if part == "test" else (("train",), ("train",))
     history = read_fitted(storage_root, history_parts)
     targets = {
         user: np.array([index[item] for item in items if item in index], np.int64)
@@ -36,7 +31,7 @@ def ask(
     columns = columns_from_table(history, index, durations)
     fitted = columns_from_table(read_fitted(storage_root, fitted_parts), index, durations)
     chosen = np.isin(fitted.event, POSITIVE_CODES)
-    candidates = read_split(storage_root).candidates_at(part)
+    candidates = split.candidates_at(part)
     return Question(
         users=users,
         targets=[targets[user] for user in users],

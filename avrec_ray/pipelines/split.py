@@ -14,10 +14,7 @@ from avrec_ray.evaluation.split import Split, split_interactions
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.pipelines.tracking import Run
 
-FITTED = ("train", "valid")
-"""Parts that a served model has learned from when test is asked."""
-HISTORY = (*FITTED, "context")
-"""Parts that are a user's history when test is asked."""
+PARTS = ("train", "valid", "context", "test")
 
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:
@@ -35,7 +32,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         with stage.publish("splits") as (folder,):
             for name, table in parts.items():
                 pq.write_table(table, folder / f"{name}.parquet")
-            (folder / "split.json").write_text(json.dumps(_description(split), indent=1))
+            (folder / "split.json").write_text(json.dumps(_description(split, job), indent=1))
         stage.run.tags({f"digest.{name}": digest for name, digest in split.digests.items()})
         return {f"num_{name}": float(table.num_rows) for name, table in parts.items()}
 
@@ -44,7 +41,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         work,
         settings=to_dict(job.evaluation.split),
         inputs={"prepare": require_record(storage, "prepare").fingerprint},
-        outputs=[storage.folder("splits") / f"{name}.parquet" for name in (*HISTORY, "test")],
+        outputs=[storage.folder("splits") / f"{name}.parquet" for name in PARTS],
     )
 
 
@@ -57,6 +54,17 @@ class SplitDescription:
     hidden: dict[str, list[str]]
     candidates: list[str] | None
     digests: dict[str, str]
+    refit: bool
+
+    @property
+    def fitted(self) -> tuple[str, ...]:
+        """Parts that a served model has learned from when test is asked."""
+        return ("train", "valid") if self.refit else ("train",)
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """Parts that are a user's history when test is asked."""
+        return (*self.fitted, "context")
 
     def candidates_at(self, part: str) -> list[str] | None:
         """Items that a ranking at `part`, "valid" or "test", chooses from; None: the catalogue."""
@@ -81,11 +89,17 @@ def note_inputs(run: Run, storage_root: Path) -> None:
     run.inputs("evaluation", {paths["test"]: digests["test"]})
 
 
-def _description(split: Split) -> dict[str, object]:
+def history_paths(storage_root: Path) -> list[Path]:
+    """The tables that are a user's history when test is asked."""
+    return [storage_root / "splits" / f"{part}.parquet" for part in read_split(storage_root).history]
+
+
+def _description(split: Split, job: JobConfig) -> dict[str, object]:
     return {
         "kind": split.kind,
         "boundaries": split.boundaries,
         "hidden": split.hidden,
         "candidates": split.candidates,
         "digests": split.digests,
+        "refit": job.evaluation.split.refit,
     }

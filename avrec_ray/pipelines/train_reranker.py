@@ -13,16 +13,16 @@ import torch
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import StageError
-from avrec_ray.pipelines.catalogue import item_durations, positive_counts, read_fitted, read_items
+from avrec_ray.pipelines.catalogue import item_durations, popularity_shares, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import CatalogueVectors, embed_catalogue
 from avrec_ray.pipelines.profiles import read_profiles
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.ranking.fitting import FittedReranker, fit_reranker
 from avrec_ray.ranking.interaction import AttentionReranker
-from avrec_ray.ranking.lists import ItemArrays, neighbour_scores
+from avrec_ray.ranking.lists import ItemArrays, NeighbourTables
 from avrec_ray.ranking.training import RerankBatches, RerankQuery, RerankStep, held_out_queries
-from avrec_ray.retrieval.neighbours import ItemNeighbours, fit_neighbours
+from avrec_ray.retrieval.neighbours import fit_neighbours
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights, save_weights
 from avrec_ray.training.histories import (
@@ -63,7 +63,11 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
     return loop.stage(
         "train_reranker",
         work,
-        settings={"reranker": to_dict(job.reranker), "seed": job.seed},
+        settings={
+            "reranker": to_dict(job.reranker),
+            "num_neighbours": job.matcher.num_neighbours,
+            "seed": job.seed,
+        },
         inputs={"finetune": require_record(storage, "finetune").fingerprint},
         outputs=[storage.folder("reranker") / "reranker.safetensors"],
     )
@@ -75,20 +79,14 @@ def _fit_reranker(root: str, job: JobConfig, vectors: CatalogueVectors, output: 
     torch.set_num_threads(2)
     torch.manual_seed(job.seed)
     folder = Path(root)
-    items = item_arrays(folder, vectors)
+    items = item_arrays(folder, job, vectors)
     columns, queries = held_out_lists(folder, job, vectors.item_ids)
     if not queries:
         raise StageError("train_reranker: no user has held-out behaviour; raise evaluation.split.valid_fraction")
-    candidate_idx, scores = matcher_candidates(folder, job, items, columns, queries)
-    neighbours = fit_item_neighbours(folder, job, ("train",), vectors.item_ids)
-    spoken_for = [
-        neighbour_scores(neighbours, columns, (query.start, query.stop), candidates)
-        for query, candidates in zip(queries, candidate_idx, strict=True)
-    ]
+    tables = fit_tables(folder, job, ("train",), vectors.item_ids)
+    candidate_idx, scores, spoken_for = matcher_candidates(folder, job, items, tables, columns, queries)
     popularity = items.popularity.numpy()
-    batches = RerankBatches(
-        columns, queries, candidate_idx, scores, np.stack(spoken_for), popularity, job.reranker, job.seed
-    )
+    batches = RerankBatches(columns, queries, candidate_idx, scores, spoken_for, popularity, job.reranker, job.seed)
     held_out = batches.hold_out(job.reranker.held_out_share)
     step = RerankStep(AttentionReranker(job.reranker, job.towers.embedding_dim), items)
     began = time.monotonic()
@@ -102,26 +100,29 @@ def _fit_reranker(root: str, job: JobConfig, vectors: CatalogueVectors, output: 
     }
 
 
-def item_arrays(folder: Path, vectors: CatalogueVectors) -> ItemArrays:
+def item_arrays(folder: Path, job: JobConfig, vectors: CatalogueVectors) -> ItemArrays:
     """Vectors and popularity as tensors; copies, because what comes through Ray's object store is read-only."""
-    counts = positive_counts(read_fitted(folder, ("train",)), vectors.item_ids)
     return ItemArrays(
         embeddings=torch.tensor(vectors.embeddings),
         moments=torch.tensor(vectors.moments),
         moment_mask=torch.tensor(vectors.moment_mask),
-        popularity=torch.from_numpy((counts / max(counts.sum(), 1)).astype(np.float32)),
+        popularity=torch.from_numpy(
+            popularity_shares(read_fitted(folder, ("train",)), vectors.item_ids, job.reranker.popularity_half_life_days)
+        ),
     )
 
 
-def fit_item_neighbours(folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str]) -> ItemNeighbours:
-    """The item-to-item table over the choices in the named parts of the split."""
+def fit_tables(folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str]) -> NeighbourTables:
+    """The item-to-item tables over the choices in the named parts of the split."""
     index = {item_id: row for row, item_id in enumerate(item_ids)}
     columns = columns_from_table(read_fitted(folder, parts), index, np.full(len(item_ids), np.nan, np.float32))
     chosen = np.isin(columns.event, POSITIVE_CODES)
     user_idx = np.repeat(np.arange(len(columns.user_ids)), np.diff(columns.starts))[chosen]
-    return fit_neighbours(
-        user_idx, columns.item_idx[chosen], len(columns.user_ids), len(item_ids), job.reranker.num_neighbours
+    taste, session = (
+        fit_neighbours(user_idx, columns.item_idx[chosen], len(columns.user_ids), len(item_ids), cfg)
+        for cfg in (job.reranker.taste, job.reranker.session)
     )
+    return NeighbourTables(taste, session)
 
 
 def held_out_lists(folder: Path, job: JobConfig, item_ids: list[str]) -> tuple[EventColumns, list[RerankQuery]]:
@@ -148,24 +149,50 @@ def _with_fitted_profiles(folder: Path, job: JobConfig, columns: EventColumns) -
 
 @torch.inference_mode()
 def matcher_candidates(
-    folder: Path, job: JobConfig, items: ItemArrays, columns: EventColumns, queries: list[RerankQuery]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The towers' best unseen items of each query [Q, K], as a request would get them, and their scaled scores."""
+    folder: Path,
+    job: JobConfig,
+    items: ItemArrays,
+    tables: NeighbourTables,
+    columns: EventColumns,
+    queries: list[RerankQuery],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Unseen candidates of each query [Q, K], as a request would get them: the best of the towers and of the session's
+    neighbours, their scaled scores by the towers [Q, K], and what the tables say of each [Q, K, 2].
+
+    All lists are as long: what both name is made up for by the next best of the towers.
+    """
     towers = TwoTower(job.towers, len(items.embeddings))
     load_weights(folder / "finetune" / "towers.safetensors", towers)
     towers.eval()
     columns = _with_fitted_profiles(folder, job, columns)
-    k = min(job.reranker.num_candidates, len(items.embeddings))
-    found, scores = [], []
+    k = min(job.reranker.num_candidates + job.matcher.num_neighbours, len(items.embeddings))
+    found, scores, spoken_for = [], [], []
     # A choice that the matcher missed is not put in: it would teach that the matcher's lowest scores are the best.
     for start in range(0, len(queries), 256):
         chunk = queries[start : start + 256]
         history = pad_histories(columns, [(q.start, q.stop) for q in chunk], job.towers.history_length)
         logits = towers.queries(history, items.embeddings)[:, -1] @ items.embeddings.T * towers.scale()
-        for row, query in enumerate(chunk):
-            masked = logits[row].clone()
-            masked[columns.item_idx[query.start : query.stop]] = -torch.inf
-            best = torch.topk(masked, k).indices.numpy()
+        for query, logits_N in zip(chunk, logits.numpy(), strict=True):
+            speaking_N2 = tables.scores(columns, (query.start, query.stop))
+            seen = columns.item_idx[query.start : query.stop]
+            best = union_of_best(logits_N, speaking_N2[:, 1], seen, k, job.matcher.num_neighbours)
             found.append(best)
-            scores.append(logits[row].numpy()[best])
-    return np.stack(found), np.stack(scores)
+            scores.append(logits_N[best])
+            spoken_for.append(speaking_N2[best])
+    return np.stack(found), np.stack(scores), np.stack(spoken_for)
+
+
+def union_of_best(
+    scores_N: npt.NDArray[np.float32],
+    spoken_for_N: npt.NDArray[np.float32],
+    seen: npt.NDArray[np.int64],
+    k: int,
+    num_spoken_for: int,
+) -> npt.NDArray[np.int64]:
+    """`k` unseen rows: the `num_spoken_for` most spoken for, if anything speaks for them, and the best by score."""
+    masked = scores_N.copy()
+    spoken_for = spoken_for_N.copy()
+    masked[seen], spoken_for[seen] = -np.inf, 0.0
+    named = np.argsort(-spoken_for, kind="stable")[:num_spoken_for]
+    masked[named[spoken_for[named] > 0]] += 1e9  # before all others, among themselves by score
+    return np.argsort(-masked, kind="stable")[:k]

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 
 from avrec_ray.dataclass_io import check_choice, check_range
+from avrec_ray.retrieval.config import NeighbourConfig
 from avrec_ray.training.config import OptimConfig
 
 TARGETS = ("choose", "like", "finish", "skip")
 """What the heads predict: any positive event, like/favorite/share, watched to the end, turned down."""
 
-NUM_CONTEXT = 4
+NUM_CONTEXT = 6
 """Features of a candidate beyond its moments, see `lists.context_features`."""
 
 
@@ -24,8 +25,12 @@ class RerankerConfig:
     num_interests: int = 20
     """Most recent items of the history that take part."""
     hidden_dim: int = 32
-    num_neighbours: int = 100
-    """Items of the item-to-item table that speak for each item, by the users who chose both."""
+    taste: NeighbourConfig = field(default_factory=NeighbourConfig)
+    """What the same users chose, in any order, asked with the whole history."""
+    session: NeighbourConfig = field(default_factory=lambda: NeighbourConfig(step_decay=0.9, recency=0.8))
+    """What users chose shortly before and after, asked with the newest choices."""
+    popularity_half_life_days: float = 7.0
+    """Recent popularity: a choice counts half for each so many days before the newest one of all."""
     num_candidates: int = 100
     """Candidates of a query that the matcher passes on, and among which the model is trained."""
     target_weights: dict[str, float] = field(default_factory=default_target_weights)
@@ -39,7 +44,7 @@ class RerankerConfig:
 
     def __post_init__(self) -> None:
         check_range("reranker.num_interests", self.num_interests, 1)
-        check_range("reranker.num_neighbours", self.num_neighbours, 1)
+        check_range("reranker.popularity_half_life_days", self.popularity_half_life_days, 1e-3)
         check_range("reranker.num_candidates", self.num_candidates, 2)
         check_range("reranker.candidates_per_step", self.candidates_per_step, 2)
         check_range("reranker.queries_per_user", self.queries_per_user, 1)

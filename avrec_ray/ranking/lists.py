@@ -26,7 +26,7 @@ class ItemArrays:
     moment_mask: Tensor
     """bool [N, M]."""
     popularity: Tensor
-    """float32 [N]."""
+    """float32 [N, 2]: share of all choices, and of the recent ones."""
 
 
 @dataclass(eq=False)
@@ -66,21 +66,28 @@ def newest_chosen(columns: EventColumns, start: int, stop: int, limit: int) -> n
     return np.asarray(rows[::-1][np.sort(first_from_end)][:limit][::-1])
 
 
-def neighbour_scores(
-    neighbours: ItemNeighbours, columns: EventColumns, span: tuple[int, int], candidate_idx: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """float32 [K]: how much the items chosen in rows [start, stop) speak for each candidate."""
-    rows = slice(*span)
-    chosen = columns.item_idx[rows][np.isin(columns.event[rows], POSITIVE_CODES)]
-    return neighbours.scores(chosen)[candidate_idx]
+@dataclass(eq=False)
+class NeighbourTables:
+    """The item-to-item tables that speak for candidates."""
+
+    taste: ItemNeighbours
+    session: ItemNeighbours
+
+    def scores(self, columns: EventColumns, span: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """float32 [N, 2]: how much the items chosen in rows [start, stop) speak for each item."""
+        rows = slice(*span)
+        chosen = columns.item_idx[rows][np.isin(columns.event[rows], POSITIVE_CODES)]
+        return np.stack([self.taste.scores(chosen), self.session.scores(chosen)], 1)
 
 
-def context_features(matcher_score_BK: Tensor, popularity_BK: Tensor, neighbour_score_BK: Tensor) -> Tensor:
-    """What is known of each candidate beyond its moments, float32 [B, K, NUM_CONTEXT]: the matcher's scaled score, log
-    popularity (floored at one in a million), log1p of the neighbours' score, and 1 where nobody chose it yet.
+def context_features(matcher_score_BK: Tensor, popularity_BK2: Tensor, neighbour_score_BK2: Tensor) -> Tensor:
+    """What is known of each candidate beyond its moments, float32 [B, K, NUM_CONTEXT].
 
-    The last one says that popularity and neighbours are missing, not low.
+    The matcher's scaled score, log popularity of all time and of late (floored at one in a million), log1p of what the
+    two tables of neighbours say, and 1 where nobody chose it yet, which says that popularity and neighbours are
+    missing, not low.
     """
-    popularity = torch.log(popularity_BK.clamp(min=1e-6))
-    is_cold = (popularity_BK <= 0).to(matcher_score_BK.dtype)
-    return torch.stack([matcher_score_BK, popularity, torch.log1p(neighbour_score_BK), is_cold], -1)
+    log_popularity_BK2 = torch.log(popularity_BK2.clamp(min=1e-6))
+    is_cold_BK = (popularity_BK2[..., 0] <= 0).to(matcher_score_BK.dtype)
+    parts = [matcher_score_BK[..., None], log_popularity_BK2, torch.log1p(neighbour_score_BK2), is_cold_BK[..., None]]
+    return torch.cat(parts, -1)

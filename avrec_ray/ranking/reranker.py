@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from avrec_ray.bundle import Bundle, load_bundle
+from avrec_ray.bundle import NEIGHBOUR_FILES, Bundle, load_bundle
 from avrec_ray.errors import BundleError
 from avrec_ray.ranking.interaction import AttentionReranker, combine
-from avrec_ray.ranking.lists import ItemArrays, context_features, interests_of, neighbour_scores
+from avrec_ray.ranking.lists import ItemArrays, NeighbourTables, context_features, interests_of
 from avrec_ray.ranking.policy import PolicyConfig, apply_policy
 from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.towers.config import moment_layout
@@ -38,7 +38,7 @@ class Reranker:
         load_weights(self.bundle.path / "reranker.safetensors", self.model)
         self.model.eval()
         self.items = item_arrays(self.bundle)
-        self.neighbours = load_neighbours(self.bundle.path / "neighbours.safetensors", len(self.bundle.items))
+        self.neighbours = load_tables(self.bundle)
         self.layout = moment_layout(self.bundle.metadata.towers.max_clips)
 
     def rerank(self, query: Query, candidates: Sequence[Candidate]) -> list[RankedItem]:
@@ -86,7 +86,7 @@ class Reranker:
         interests = interests_of(columns, [(0, len(columns.item_idx))], self.cfg.num_interests)
         matcher_scores = torch.tensor([[c.score for c in candidates]], dtype=torch.float32)
         candidate_idx = torch.from_numpy(rows)[None]
-        neighbours = neighbour_scores(self.neighbours, columns, (0, len(columns.item_idx)), rows)
+        neighbours = self.neighbours.scores(columns, (0, len(columns.item_idx)))[rows]
         logits, attention = self.model(
             self.items.embeddings[interests.item_idx],
             interests.event,
@@ -133,5 +133,11 @@ def item_arrays(bundle: Bundle) -> ItemArrays:
         embeddings=torch.from_numpy(bundle.embeddings),
         moments=torch.from_numpy(bundle.moments),
         moment_mask=torch.from_numpy(bundle.moment_mask),
-        popularity=torch.from_numpy(bundle.items.popularity),
+        popularity=torch.from_numpy(np.stack([bundle.items.popularity, bundle.items.recent_popularity], 1)),
     )
+
+
+def load_tables(bundle: Bundle) -> NeighbourTables:
+    """The bundle's item-to-item tables."""
+    taste, session = (load_neighbours(bundle.path / name, len(bundle.items)) for name in NEIGHBOUR_FILES)
+    return NeighbourTables(taste, session)

@@ -85,7 +85,7 @@ def label_candidates(
 
 class RerankBatches:
     """Callable: epoch -> batches. `candidate_idx` int64 [Q, K] and `scores` float32 [Q, K] come from the matcher,
-    `neighbour_scores` float32 [Q, K] from `lists.neighbour_scores`."""
+    `neighbour_scores` float32 [Q, K, 2] from `NeighbourTables.scores`; `popularity` float32 [N, 2] as in ItemArrays."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class RerankBatches:
         scores = np.take_along_axis(self.scores[rows], columns, 1)
         labels = np.take_along_axis(self.labels[rows], columns[..., None], 1)
         popularity = torch.from_numpy(self.popularity[candidates])
-        neighbours = torch.from_numpy(np.take_along_axis(self.neighbour_scores[rows], columns, 1))
+        neighbours = torch.from_numpy(np.take_along_axis(self.neighbour_scores[rows], columns[..., None], 1))
         return RerankBatch(
             interests=interests_of(self.columns, spans, self.cfg.num_interests),
             candidate_idx=torch.from_numpy(candidates),

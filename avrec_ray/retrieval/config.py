@@ -35,14 +35,56 @@ class IndexConfig:
         check_range("index.seed", self.seed, 0, 2**31 - 1)
 
 
+SIMILARITIES = ("cosine", "jaccard")
+
+
+@dataclass(kw_only=True)
+class NeighbourConfig:
+    """An item-to-item table: how much a choice of one item speaks for another, by the users who chose both.
+
+    The defaults are the cosine of who chose what, in any order. `user_power` 1 and `scored_power` near 0 make the
+    random walk of RP3beta (Paudel et al. 2017), for sparse data; `step_decay` and `recency` below 1 make a
+    neighbourhood of what is chosen together now (Ludewig & Jannach 2018), for streams with a mood.
+    """
+
+    num_neighbours: int = 100
+    """Items that speak for each item, the nearest ones."""
+    shrinkage: float = 0.0
+    """Added to the norm: chance neighbours of rare items count less."""
+    similarity: str = "cosine"
+    """Of SIMILARITIES; "jaccard" divides by the users of either item and takes no powers."""
+    user_power: float = 0.0
+    """A user with n choices counts n**-user_power."""
+    watched_power: float = 0.5
+    """Divide by the users of the watched item to this power."""
+    scored_power: float = 0.5
+    """Divide by the users of the scored item to this power; smaller favours popular items."""
+    step_decay: float = 1.0
+    """Two choices of a user that are k steps apart count step_decay**(k - 1)."""
+    recency: float = 1.0
+    """The choice k places before the newest one of a history counts recency**k."""
+
+    def __post_init__(self) -> None:
+        check_range("neighbours.num_neighbours", self.num_neighbours, 1)
+        check_range("neighbours.shrinkage", self.shrinkage, 0)
+        check_choice("neighbours.similarity", self.similarity, SIMILARITIES)
+        for name in ("user_power", "watched_power", "scored_power"):
+            check_range(f"neighbours.{name}", getattr(self, name), 0, 2)
+        for name in ("step_decay", "recency"):
+            check_range(f"neighbours.{name}", getattr(self, name), 0.01, 1)
+
+
 @dataclass(kw_only=True)
 class MatcherConfig:
     """How many candidates a query gets."""
 
     num_candidates: int = 100
+    num_neighbours: int = 0
+    """So many of the items that the history speaks for most, by the table of what is chosen together, come on top."""
     num_fresh: int = 0
     """So many of the nearest items that nobody has chosen yet come on top, if they are not among the candidates."""
 
     def __post_init__(self) -> None:
         check_range("matcher.num_candidates", self.num_candidates, 1)
+        check_range("matcher.num_neighbours", self.num_neighbours, 0)
         check_range("matcher.num_fresh", self.num_fresh, 0)

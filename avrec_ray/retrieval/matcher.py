@@ -10,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from avrec_ray.bundle import Bundle, load_bundle
+from avrec_ray.bundle import NEIGHBOUR_FILES, Bundle, load_bundle
 from avrec_ray.errors import BundleError
 from avrec_ray.ranking.policy import allowed_mask
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.index import load_index
+from avrec_ray.retrieval.neighbours import ItemNeighbours, load_neighbours
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.histories import columns_from_events, pad_histories, with_profiles
-from avrec_ray.types import Candidate, Filters, Query
+from avrec_ray.types import POSITIVE_EVENTS, Candidate, Filters, Query
 
 
 class Matcher:
@@ -33,6 +34,9 @@ class Matcher:
         self.towers.eval()
         self.embeddings = torch.from_numpy(self.bundle.embeddings)
         self.index = load_index(self.bundle.path / "index", self.bundle.metadata.towers_version)
+        self.session: ItemNeighbours | None = None
+        if self.cfg.num_neighbours:
+            self.session = load_neighbours(self.bundle.path / NEIGHBOUR_FILES[1], len(self.bundle.items))
         if self.index.num_items != len(self.bundle.items):
             raise BundleError(
                 f"{self.bundle.path}: the index holds {self.index.num_items} vectors, the catalogue "
@@ -53,6 +57,7 @@ class Matcher:
             allowed = self._allowed(query.filters)
             if known[row]:
                 found[row] = self._nearest(vectors[row], k, allowed, seen[row], "user_tower")
+                found[row] += self._spoken_for(query, vectors[row], allowed, seen[row], found[row])
                 found[row] += self._fresh(vectors[row], allowed, seen[row], found[row])
             else:
                 found[row] = self._popular(k, allowed, seen[row])
@@ -107,6 +112,35 @@ class Matcher:
             for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True)  # NumPy's own numbers are slow
             if row >= 0
         ]
+
+    def _spoken_for(
+        self,
+        query: Query,
+        vector: npt.NDArray[np.float32],
+        allowed: npt.NDArray[np.bool_] | None,
+        seen: npt.NDArray[np.int64],
+        found: list[Candidate],
+    ) -> list[Candidate]:
+        """What the newest choices speak for most and was not found yet, with the user tower's score."""
+        if self.session is None:
+            return []
+        spoken_for = self.session.scores(self._rows_in_order(query))
+        spoken_for[seen] = 0.0
+        if allowed is not None:
+            spoken_for[~allowed] = 0.0
+        rows = np.argsort(-spoken_for, kind="stable")[: self.cfg.num_neighbours]
+        known = {candidate.item_id for candidate in found}
+        return [
+            Candidate(self.bundle.items.item_ids[row], float(vector @ self.bundle.embeddings[row]), "neighbours")
+            for row in rows[spoken_for[rows] > 0].tolist()
+            if self.bundle.items.item_ids[row] not in known
+        ]
+
+    def _rows_in_order(self, query: Query) -> npt.NDArray[np.int64]:
+        """Rows of the items that the user chose, oldest first."""
+        events = sorted((e for e in query.history if e.event in POSITIVE_EVENTS), key=lambda event: event.at_seconds)
+        rows = (self.bundle.items.idx(event.item_id) for event in events)
+        return np.array([row for row in rows if row is not None], np.int64)
 
     def _fresh(
         self,

@@ -11,34 +11,44 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from avrec_ray.errors import BundleError
+from avrec_ray.retrieval.config import NeighbourConfig
 
 Rows = npt.NDArray[np.int64]
-_NAMES = {"starts", "items", "cosines"}
-SIMILARITIES = ("cosine", "jaccard")
+Values = npt.NDArray[np.float64]
+_NAMES = {"starts", "items", "weights", "recency"}
+_NEGLIGIBLE = 0.01
+"""Closeness, or share of a history, below which a choice is left out."""
 
 
 class ItemNeighbours:
     """For each item that can be watched, the items it speaks for, and how strongly."""
 
-    def __init__(self, starts: Rows, items: Rows, cosines: npt.NDArray[np.float32]) -> None:
-        """`starts` int64 [N + 1]: what item i speaks for is at starts[i] : starts[i + 1] of `items` and `cosines`."""
-        self.starts, self.items, self.cosines = starts, items, cosines
+    def __init__(self, starts: Rows, items: Rows, weights: npt.NDArray[np.float32], recency: float = 1.0) -> None:
+        """`starts` int64 [N + 1]: what item i speaks for is at starts[i] : starts[i + 1] of `items` and `weights`."""
+        self.starts, self.items, self.weights, self.recency = starts, items, weights, recency
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def scores(self, chosen: Rows) -> npt.NDArray[np.float32]:
-        """float32 [N]: the sum of each item's cosines with the distinct items of `chosen`; 0 without neighbours."""
-        spans = [slice(self.starts[item], self.starts[item + 1]) for item in np.unique(chosen)]
+        """float32 [N]: the sum of what the distinct items of `chosen`, oldest first, say for each item, each weighed
+        by recency to the power of its place from the end; 0 without neighbours.
+        """
+        newest, place = np.unique(chosen[::-1], return_index=True)
+        newest = newest[np.argsort(place)]
+        share = self.recency ** np.arange(len(newest), dtype=np.float64)
+        newest, share = newest[share >= _NEGLIGIBLE], share[share >= _NEGLIGIBLE]
+        spans = [slice(self.starts[item], self.starts[item + 1]) for item in newest]
         if not spans:
             return np.zeros(len(self), np.float32)
         items = np.concatenate([self.items[span] for span in spans])
-        cosines = np.concatenate([self.cosines[span] for span in spans])
-        return np.bincount(items, cosines, len(self)).astype(np.float32)
+        weights = np.concatenate([self.weights[span] * part for span, part in zip(spans, share, strict=True)])
+        return np.bincount(items, weights, len(self)).astype(np.float32)
 
     def save(self, path: Path) -> None:
         """As one safetensors file."""
-        save_file({"starts": self.starts, "items": self.items, "cosines": self.cosines}, str(path))
+        recency = np.array([self.recency])
+        save_file({"starts": self.starts, "items": self.items, "weights": self.weights, "recency": recency}, str(path))
 
 
 def load_neighbours(path: Path, num_items: int) -> ItemNeighbours:
@@ -53,58 +63,78 @@ def load_neighbours(path: Path, num_items: int) -> ItemNeighbours:
         raise BundleError(f"{path} cannot be read ({error}); rebuild the bundle") from error
     if set(arrays) != _NAMES or len(arrays["starts"]) != num_items + 1:
         raise BundleError(f"{path} is not of a catalogue of {num_items} items; rebuild the bundle")
-    starts, items, cosines = arrays["starts"], arrays["items"], arrays["cosines"]
+    starts, items, weights = arrays["starts"], arrays["items"], arrays["weights"]
     inside = len(items) == 0 or (items.min() >= 0 and items.max() < num_items)
     if starts[0] != 0 or starts[-1] != len(items) or (np.diff(starts) < 0).any() or not inside:
         raise BundleError(f"{path} holds neighbours outside the catalogue of {num_items} items; rebuild the bundle")
-    return ItemNeighbours(starts, items, cosines)
+    return ItemNeighbours(starts, items, weights, float(arrays["recency"][0]))
 
 
 def fit_neighbours(
-    user_idx: Rows,
-    item_idx: Rows,
-    num_users: int,
-    num_items: int,
-    num_neighbours: int = 100,
-    shrinkage: float = 0.0,
-    similarity: str = "cosine",
+    user_idx: Rows, item_idx: Rows, num_users: int, num_items: int, cfg: NeighbourConfig
 ) -> ItemNeighbours:
-    """How alike items are by who chose them: users of both / (norm + shrinkage).
-
-    The norm of "cosine" is sqrt(users of i * users of j), that of "jaccard" the users of either.
+    """How alike items are by who chose both, and how near to each other, see `NeighbourConfig`.
 
     Of each scored item the `num_neighbours` nearest count (keeping those of the watched item is worse). Memory
-    N x num_neighbours; time the sum over users of their squared number of choices.
+    N x num_neighbours; time the sum over users of their choices times the choices that are near enough to count, all
+    of them where step_decay is 1.
 
     Args:
-        user_idx, item_idx: parallel arrays of choices; repeats count once.
+        user_idx, item_idx: parallel arrays of choices, each user's oldest first; repeats count once, where they were
+            first.
     """
-    codes = np.unique(user_idx.astype(np.int64) * num_items + item_idx)
-    users, items = codes // num_items, codes % num_items
-    items_of_user = np.split(items, np.cumsum(np.bincount(users, minlength=num_users))[:-1])
+    _, first = np.unique(user_idx.astype(np.int64) * num_items + item_idx, return_index=True)
+    first = first[np.lexsort((first, user_idx[first]))]
+    users, items = user_idx[first], item_idx[first]
     counts = np.bincount(items, minlength=num_items)
-    users_of_item = np.split(users[np.argsort(items, kind="stable")], np.cumsum(counts)[:-1])
-    watched, scored, cosines = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+    rows_of_item = np.split(np.argsort(items, kind="stable"), np.cumsum(counts)[:-1])
+    pairs = _Pairs(users, num_users, cfg)
+    watched, scored, weights = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
     for item in np.flatnonzero(counts).tolist():
-        both = np.bincount(np.concatenate([items_of_user[user] for user in users_of_item[item]]), minlength=num_items)
+        near, closeness = pairs.near(rows_of_item[item])
+        both: Values = np.bincount(items[near], closeness, num_items).astype(np.float64)
         both[item] = 0
         found = np.flatnonzero(both)
-        values = both[found] / (_norms(similarity, counts[item], counts[found], both[found]) + shrinkage)
-        nearest = np.argsort(-values, kind="stable")[:num_neighbours]
+        values = both[found] / (_norms(cfg, counts[item], counts[found], both[found]) + cfg.shrinkage)
+        nearest = np.argsort(-values, kind="stable")[: cfg.num_neighbours]
         watched.append(found[nearest])
         scored.append(np.full(len(nearest), item))
-        cosines.append(values[nearest])
-    return _by_watched(np.concatenate(watched), np.concatenate(scored), np.concatenate(cosines), num_items)
+        weights.append(values[nearest])
+    starts, order = _by_watched(np.concatenate(watched), num_items)
+    kept = np.concatenate(weights)[order].astype(np.float32)
+    return ItemNeighbours(starts, np.concatenate(scored)[order].astype(np.int64), kept, cfg.recency)
 
 
-def _norms(similarity: str, of_item: np.int64, of_others: Rows, of_both: Rows) -> npt.NDArray[np.float64]:
-    if similarity == "jaccard":
+class _Pairs:
+    """Which rows of a table of choices, sorted by user and time, are near a row of the same user, and how near."""
+
+    def __init__(self, users: Rows, num_users: int, cfg: NeighbourConfig) -> None:
+        lengths = np.bincount(users, minlength=num_users)
+        stops = np.cumsum(lengths)
+        longest = int(lengths.max(initial=1))
+        reach = longest if cfg.step_decay == 1 else 1 + int(np.log(_NEGLIGIBLE) / np.log(cfg.step_decay))
+        row = np.arange(len(users))
+        self.low = np.maximum((stops - lengths)[users], row - reach)
+        self.high = np.minimum(stops[users], row + reach + 1)
+        self.by_steps = np.concatenate([[0.0], cfg.step_decay ** np.arange(max(reach, longest), dtype=np.float64)])
+        self.of_user = (np.maximum(lengths, 1.0) ** -cfg.user_power)[users]
+
+    def near(self, rows: Rows) -> tuple[Rows, Values]:
+        """Rows near any of `rows`, once for each that they are near, and how much each counts."""
+        lengths = self.high[rows] - self.low[rows]
+        offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        near = np.repeat(self.low[rows], lengths) + offsets
+        steps = np.abs(near - np.repeat(rows, lengths))
+        return near, self.by_steps[steps] * np.repeat(self.of_user[rows], lengths)
+
+
+def _norms(cfg: NeighbourConfig, of_item: np.int64, of_others: Rows, of_both: Values) -> Values:
+    if cfg.similarity == "jaccard":
         return np.asarray(of_item + of_others - of_both, np.float64)
-    return np.sqrt(of_item * of_others)
+    return np.asarray(float(of_item) ** cfg.scored_power * of_others.astype(np.float64) ** cfg.watched_power)
 
 
-def _by_watched(watched: Rows, scored: Rows, cosines: npt.NDArray[np.float64], num_items: int) -> ItemNeighbours:
-    """Lists of each scored item's neighbours turned into lists, for each watched item, of those it speaks for."""
-    order = np.argsort(watched, kind="stable")
+def _by_watched(watched: Rows, num_items: int) -> tuple[Rows, Rows]:
+    """Where each watched item's pairs start, [N + 1], and the order that puts them there."""
     starts = np.concatenate([[0], np.cumsum(np.bincount(watched, minlength=num_items))]).astype(np.int64)
-    return ItemNeighbours(starts, scored[order].astype(np.int64), cosines[order].astype(np.float32))
+    return starts, np.argsort(watched, kind="stable")

@@ -34,7 +34,7 @@ def test_item_knn_by_jaccard_divides_by_the_users_of_either() -> None:
 
 
 def test_item_knn_refuses_an_unknown_similarity() -> None:
-    with pytest.raises(ConfigError, match="item_knn.similarity='euclid'"):
+    with pytest.raises(ConfigError, match="neighbours.similarity='euclid'"):
         ItemKNN(similarity="euclid")
 
 

@@ -59,18 +59,19 @@ def test_fit_without_lists_changes_nothing() -> None:
 def test_context_weights_are_where_the_listwise_loss_is_least() -> None:
     batches, step = taste_problem(num_users=80)
     rng = np.random.default_rng(2)
-    batches.neighbour_scores[:] = np.expm1(np.abs(rng.normal(size=batches.scores.shape)))
+    told = batches.neighbour_scores[..., 0]
+    told[:] = np.expm1(np.abs(rng.normal(size=batches.scores.shape)))
     noisy = batches.labels[:, :, 0] + 0.5 * rng.normal(size=batches.scores.shape)
-    batches.neighbour_scores += 3 * (noisy > 0.8)  # these tell something, the matcher's scores do not
+    told += 3 * (noisy > 0.8)  # these tell something, the matcher's scores do not
     weigh_context(step, batches)
     weights = step.model.context.weight[0].detach().clone()
-    assert weights[2] > 1.0
+    assert weights[3] > 1.0
     assert abs(weights[0]) < 0.6
     best = step(batches.batch(batches.useful))["listwise"].item()
-    for feature in range(3):
+    for feature in range(4):
         for change in (-0.2, 0.2):
             with torch.no_grad():
                 step.model.context.weight[0] = weights
                 step.model.context.weight[0, feature] += change
-            if feature != 1:  # popularity is the same for all items here, so that its weight does not matter
+            if feature not in (1, 2):  # popularity is the same for all items here, so that its weight does not matter
                 assert step(batches.batch(batches.useful))["listwise"].item() > best

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avrec_ray.ranking.lists import context_features, interests_of, neighbour_scores, newest_chosen
+from avrec_ray.ranking.lists import NeighbourTables, context_features, interests_of, newest_chosen
 from avrec_ray.retrieval.neighbours import ItemNeighbours
 from avrec_ray.training.histories import EVENT_CODES, POSITIVE_CODES, columns_from_events
 from avrec_ray.types import EVENTS, Event
@@ -59,19 +59,23 @@ def test_newest_chosen_leaves_out_rejections_and_keeps_a_choice_made_before_one(
     assert newest_chosen(columns, 0, 4, 5).tolist() == [0]
 
 
-def test_context_features_are_the_score_and_the_floored_log_popularity() -> None:
-    features = context_features(torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 1.5]]))
-    expected = torch.tensor([[[2.0, math.log(0.5), 0.0, 0.0], [-1.0, math.log(1e-6), math.log(2.5), 1.0]]])
-    torch.testing.assert_close(features, expected)
+def test_context_features_are_the_score_and_logs_of_the_rest() -> None:
+    popularity = torch.tensor([[[0.5, 0.25], [0.0, 0.0]]])
+    features = context_features(torch.tensor([[2.0, -1.0]]), popularity, torch.tensor([[[0.0, 3.0], [1.5, 0.0]]]))
+    floor = math.log(1e-6)
+    expected = [
+        [2.0, math.log(0.5), math.log(0.25), 0.0, math.log(4.0), 0.0],
+        [-1.0, floor, floor, math.log(2.5), 0.0, 1.0],
+    ]
+    torch.testing.assert_close(features, torch.tensor([expected]))
 
 
-def test_neighbour_scores_count_what_was_chosen_in_the_span() -> None:
+def test_tables_count_what_was_chosen_in_the_span() -> None:
     history = events([("i0", "view", None), ("i1", "skip", None), ("i0", "like", None), ("i2", "view", None)])
     columns = columns_from_events([history], INDEX, DURATIONS)
     # i0 speaks for i3, i1 and i2 for i4
-    neighbours = ItemNeighbours(
-        np.array([0, 1, 2, 3, 3, 3]), np.array([3, 4, 4]), np.array([0.5, 0.9, 0.25], np.float32)
-    )
-    assert neighbour_scores(neighbours, columns, (0, 3), np.array([4, 3])).tolist() == [0.0, 0.5]
-    assert neighbour_scores(neighbours, columns, (0, 4), np.array([4, 3])).tolist() == [0.25, 0.5]
-    assert neighbour_scores(neighbours, columns, (0, 0), np.array([4])).tolist() == [0.0]
+    arrays = np.array([0, 1, 2, 3, 3, 3]), np.array([3, 4, 4]), np.array([0.5, 0.9, 0.25], np.float32)
+    tables = NeighbourTables(ItemNeighbours(*arrays), ItemNeighbours(*arrays, recency=0.5))
+    assert tables.scores(columns, (0, 3))[[4, 3]].tolist() == [[0.0, 0.0], [0.5, 0.5]]
+    assert tables.scores(columns, (0, 4))[[4, 3]].tolist() == [[0.25, 0.25], [0.5, 0.25]]
+    assert tables.scores(columns, (0, 0))[4].tolist() == [0.0, 0.0]

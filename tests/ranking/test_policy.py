@@ -39,6 +39,7 @@ def catalogue(num_items: int) -> Catalogue:
         languages=[["en", "de"][n % 2] for n in range(num_items)],
         durations=np.arange(num_items, dtype=np.float32),
         popularity=np.zeros(num_items, np.float32),
+        recent_popularity=np.zeros(num_items, np.float32),
         warm=np.ones(num_items, bool),
     )
 

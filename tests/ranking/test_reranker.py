@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avrec_ray.bundle import load_bundle
+from avrec_ray.bundle import NEIGHBOUR_FILES, load_bundle
 from avrec_ray.errors import BundleError
 from avrec_ray.ranking.interaction import combine
 from avrec_ray.ranking.lists import context_features, interests_of
@@ -74,15 +74,18 @@ def test_rerank_scores_are_those_of_the_model_on_the_bundle(reranker: Reranker, 
     columns = columns_from_events([PAST], bundle.items.index_of, bundle.items.durations)
     interests = interests_of(columns, [(0, len(columns.item_idx))], 5)
     rows = torch.tensor([[bundle.items.index_of[c.item_id] for c in candidates]])
-    neighbours = load_neighbours(bundle.path / "neighbours.safetensors", len(bundle.items))
+    popularity = np.stack([bundle.items.popularity, bundle.items.recent_popularity], 1)
+    chosen = columns.item_idx[np.isin(columns.event, POSITIVE_CODES)]
+    tables = (load_neighbours(bundle.path / name, len(bundle.items)) for name in NEIGHBOUR_FILES)
+    spoken_for = np.stack([table.scores(chosen) for table in tables], 1)
     with torch.no_grad():
         logits, _ = reranker.model(
             torch.from_numpy(bundle.embeddings)[interests.item_idx], interests.event, interests.watch_ratio,
             interests.mask, torch.from_numpy(bundle.moments)[rows], torch.from_numpy(bundle.moment_mask)[rows],
             context_features(
                 torch.tensor([[c.score for c in candidates]]),
-                torch.from_numpy(bundle.items.popularity)[rows],
-                torch.from_numpy(neighbours.scores(columns.item_idx[np.isin(columns.event, POSITIVE_CODES)]))[rows],
+                torch.from_numpy(popularity)[rows],
+                torch.from_numpy(spoken_for)[rows],
             ),
         )  # fmt: skip
     expected = dict(zip([c.item_id for c in candidates], combine(logits, {"choose": 1.0})[0].tolist(), strict=True))

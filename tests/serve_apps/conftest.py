@@ -42,6 +42,7 @@ def small_catalogue() -> Catalogue:
         languages=["en" if row % 2 else "de" for row in rows],
         durations=np.array([np.nan if row % 4 == 3 else 10.0 * row + 10.0 for row in rows], np.float32),
         popularity=popularity / popularity.sum(),
+        recent_popularity=popularity / popularity.sum(),
         warm=np.arange(NUM_ITEMS) % 10 != 7,
     )
 
