@@ -10,11 +10,11 @@ from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.pipelines.catalogue import build_catalogue, item_durations, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import model_version
+from avrec_ray.pipelines.neighbour_tables import fit_tables
 from avrec_ray.pipelines.profiles import read_profiles
 from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, fingerprint_of, require_record
 from avrec_ray.pipelines.towers_of_job import with_widths
-from avrec_ray.pipelines.train_reranker import fit_tables
 from avrec_ray.training.histories import columns_from_table
 from avrec_ray.training.profiles import save_profiles
 

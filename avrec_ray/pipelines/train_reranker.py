@@ -15,18 +15,18 @@ from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import StageError
 from avrec_ray.pipelines.catalogue import item_durations, popularity_shares, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import CatalogueVectors, embed_catalogue
+from avrec_ray.pipelines.neighbour_tables import fit_tables
 from avrec_ray.pipelines.profiles import read_profiles
+from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.ranking.fitting import FittedReranker, fit_reranker
 from avrec_ray.ranking.interaction import AttentionReranker
 from avrec_ray.ranking.lists import ItemArrays, NeighbourTables
 from avrec_ray.ranking.training import RerankBatches, RerankQuery, RerankStep, held_out_queries
-from avrec_ray.retrieval.neighbours import fit_neighbours
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights, save_weights
 from avrec_ray.training.histories import (
-    POSITIVE_CODES,
     EventColumns,
     columns_from_table,
     pad_histories,
@@ -84,7 +84,9 @@ def _fit_reranker(root: str, job: JobConfig, vectors: CatalogueVectors, output: 
     if not queries:
         raise StageError("train_reranker: no user has held-out behaviour; raise evaluation.split.valid_fraction")
     tables = fit_tables(folder, job, ("train",), vectors.item_ids)
-    candidate_idx, scores, spoken_for = matcher_candidates(folder, job, items, tables, columns, queries)
+    candidate_idx, scores, spoken_for = matcher_candidates(
+        folder, job, vectors.item_ids, items, tables, columns, queries
+    )
     popularity = items.popularity.numpy()
     batches = RerankBatches(columns, queries, candidate_idx, scores, spoken_for, popularity, job.reranker, job.seed)
     held_out = batches.hold_out(job.reranker.held_out_share)
@@ -110,19 +112,6 @@ def item_arrays(folder: Path, job: JobConfig, vectors: CatalogueVectors) -> Item
             popularity_shares(read_fitted(folder, ("train",)), vectors.item_ids, job.reranker.popularity_half_life_days)
         ),
     )
-
-
-def fit_tables(folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str]) -> NeighbourTables:
-    """The item-to-item tables over the choices in the named parts of the split."""
-    index = {item_id: row for row, item_id in enumerate(item_ids)}
-    columns = columns_from_table(read_fitted(folder, parts), index, np.full(len(item_ids), np.nan, np.float32))
-    chosen = np.isin(columns.event, POSITIVE_CODES)
-    user_idx = np.repeat(np.arange(len(columns.user_ids)), np.diff(columns.starts))[chosen]
-    taste, session = (
-        fit_neighbours(user_idx, columns.item_idx[chosen], len(columns.user_ids), len(item_ids), cfg)
-        for cfg in (job.reranker.taste, job.reranker.session)
-    )
-    return NeighbourTables(taste, session)
 
 
 def held_out_lists(folder: Path, job: JobConfig, item_ids: list[str]) -> tuple[EventColumns, list[RerankQuery]]:
@@ -151,6 +140,7 @@ def _with_fitted_profiles(folder: Path, job: JobConfig, columns: EventColumns) -
 def matcher_candidates(
     folder: Path,
     job: JobConfig,
+    item_ids: list[str],
     items: ItemArrays,
     tables: NeighbourTables,
     columns: EventColumns,
@@ -165,7 +155,9 @@ def matcher_candidates(
     load_weights(folder / "finetune" / "towers.safetensors", towers)
     towers.eval()
     columns = _with_fitted_profiles(folder, job, columns)
-    k = min(job.reranker.num_candidates + job.matcher.num_neighbours, len(items.embeddings))
+    candidates = read_split(folder).candidates_at("valid")
+    allowed = np.isin(item_ids, candidates) if candidates is not None else np.ones(len(item_ids), bool)
+    k = min(job.reranker.num_candidates + job.matcher.num_neighbours, int(allowed.sum()))
     found, scores, spoken_for = [], [], []
     # A choice that the matcher missed is not put in: it would teach that the matcher's lowest scores are the best.
     for start in range(0, len(queries), 256):
@@ -174,8 +166,9 @@ def matcher_candidates(
         logits = towers.queries(history, items.embeddings)[:, -1] @ items.embeddings.T * towers.scale()
         for query, logits_N in zip(chunk, logits.numpy(), strict=True):
             speaking_N2 = tables.scores(columns, (query.start, query.stop))
-            seen = columns.item_idx[query.start : query.stop]
-            best = union_of_best(logits_N, speaking_N2[:, 1], seen, k, job.matcher.num_neighbours)
+            barred = ~allowed
+            barred[columns.item_idx[query.start : query.stop]] = True
+            best = union_of_best(logits_N, speaking_N2[:, 1], barred, k, job.matcher.num_neighbours)
             found.append(best)
             scores.append(logits_N[best])
             spoken_for.append(speaking_N2[best])
@@ -185,14 +178,16 @@ def matcher_candidates(
 def union_of_best(
     scores_N: npt.NDArray[np.float32],
     spoken_for_N: npt.NDArray[np.float32],
-    seen: npt.NDArray[np.int64],
+    barred_N: npt.NDArray[np.bool_],
     k: int,
     num_spoken_for: int,
 ) -> npt.NDArray[np.int64]:
-    """`k` unseen rows: the `num_spoken_for` most spoken for, if anything speaks for them, and the best by score."""
+    """`k` rows, barred ones last: the `num_spoken_for` most spoken for, if anything speaks for them, and the best by
+    score.
+    """
     masked = scores_N.copy()
     spoken_for = spoken_for_N.copy()
-    masked[seen], spoken_for[seen] = -np.inf, 0.0
+    masked[barred_N], spoken_for[barred_N] = -np.inf, 0.0
     named = np.argsort(-spoken_for, kind="stable")[:num_spoken_for]
     masked[named[spoken_for[named] > 0]] += 1e9  # before all others, among themselves by score
     return np.argsort(-masked, kind="stable")[:k]

@@ -29,6 +29,8 @@ class RerankerConfig:
     """What the same users chose, in any order, asked with the whole history."""
     session: NeighbourConfig = field(default_factory=lambda: NeighbourConfig(step_decay=0.9, recency=0.8))
     """What users chose shortly before and after, asked with the newest choices."""
+    cold_neighbours: int = 500
+    """Items that speak for each item that nobody chose, as its content tells; 0: none do."""
     popularity_half_life_days: float = 7.0
     """Recent popularity: a choice counts half for each so many days before the newest one of all."""
     num_candidates: int = 100
@@ -44,6 +46,7 @@ class RerankerConfig:
 
     def __post_init__(self) -> None:
         check_range("reranker.num_interests", self.num_interests, 1)
+        check_range("reranker.cold_neighbours", self.cold_neighbours, 0)
         check_range("reranker.popularity_half_life_days", self.popularity_half_life_days, 1e-3)
         check_range("reranker.num_candidates", self.num_candidates, 2)
         check_range("reranker.candidates_per_step", self.candidates_per_step, 2)

@@ -83,11 +83,11 @@ class NeighbourTables:
 def context_features(matcher_score_BK: Tensor, popularity_BK2: Tensor, neighbour_score_BK2: Tensor) -> Tensor:
     """What is known of each candidate beyond its moments, float32 [B, K, NUM_CONTEXT].
 
-    The matcher's scaled score, log popularity of all time and of late (floored at one in a million), log1p of what the
-    two tables of neighbours say, and 1 where nobody chose it yet, which says that popularity and neighbours are
-    missing, not low.
+    The matcher's scaled score; log popularity of all time and of late (floored at one in a million); log1p of what the
+    two tables of neighbours say, with its sign; and 1 where nobody chose it yet: then popularity is missing, not low.
     """
     log_popularity_BK2 = torch.log(popularity_BK2.clamp(min=1e-6))
+    neighbour_BK2 = neighbour_score_BK2.sign() * torch.log1p(neighbour_score_BK2.abs())  # EASE speaks against, too
     is_cold_BK = (popularity_BK2[..., 0] <= 0).to(matcher_score_BK.dtype)
-    parts = [matcher_score_BK[..., None], log_popularity_BK2, torch.log1p(neighbour_score_BK2), is_cold_BK[..., None]]
+    parts = [matcher_score_BK[..., None], log_popularity_BK2, neighbour_BK2, is_cold_BK[..., None]]
     return torch.cat(parts, -1)

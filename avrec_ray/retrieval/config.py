@@ -35,7 +35,7 @@ class IndexConfig:
         check_range("index.seed", self.seed, 0, 2**31 - 1)
 
 
-SIMILARITIES = ("cosine", "jaccard")
+SIMILARITIES = ("cosine", "jaccard", "ease")
 
 
 @dataclass(kw_only=True)
@@ -48,11 +48,16 @@ class NeighbourConfig:
     """
 
     num_neighbours: int = 100
-    """Items that speak for each item, the nearest ones."""
+    """Items that speak for each item, those that say most."""
     shrinkage: float = 0.0
     """Added to the norm: chance neighbours of rare items count less."""
     similarity: str = "cosine"
-    """Of SIMILARITIES; "jaccard" divides by the users of either item and takes no powers."""
+    """Of SIMILARITIES. "jaccard" divides by the users of either item and takes no powers; "ease" solves for the weights
+    of all items together (see ease.py) and takes neither powers nor steps."""
+    regularization: float = 300.0
+    """Of ease."""
+    max_bytes: int = 2**30
+    """Largest matrix of ease, 4 N^2 bytes for N items."""
     user_power: float = 0.0
     """A user with n choices counts n**-user_power."""
     watched_power: float = 0.5
@@ -68,6 +73,8 @@ class NeighbourConfig:
         check_range("neighbours.num_neighbours", self.num_neighbours, 1)
         check_range("neighbours.shrinkage", self.shrinkage, 0)
         check_choice("neighbours.similarity", self.similarity, SIMILARITIES)
+        check_range("neighbours.regularization", self.regularization, 1e-6)
+        check_range("neighbours.max_bytes", self.max_bytes, 4)
         for name in ("user_power", "watched_power", "scored_power"):
             check_range(f"neighbours.{name}", getattr(self, name), 0, 2)
         for name in ("step_decay", "recency"):

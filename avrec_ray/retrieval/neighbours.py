@@ -3,15 +3,18 @@
 Dimension key: N catalogue, E pairs of neighbours.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy import sparse
 
 from avrec_ray.errors import BundleError
 from avrec_ray.retrieval.config import NeighbourConfig
+from avrec_ray.retrieval.ease import ease_weights
 
 Rows = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -86,10 +89,12 @@ def fit_neighbours(
     _, first = np.unique(user_idx.astype(np.int64) * num_items + item_idx, return_index=True)
     first = first[np.lexsort((first, user_idx[first]))]
     users, items = user_idx[first], item_idx[first]
+    if cfg.similarity == "ease":
+        return _fit_ease(users, items, num_users, num_items, cfg)
     counts = np.bincount(items, minlength=num_items)
     rows_of_item = np.split(np.argsort(items, kind="stable"), np.cumsum(counts)[:-1])
     pairs = _Pairs(users, num_users, cfg)
-    watched, scored, weights = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+    columns: list[tuple[Rows, int, Values]] = []
     for item in np.flatnonzero(counts).tolist():
         near, closeness = pairs.near(rows_of_item[item])
         both: Values = np.bincount(items[near], closeness, num_items).astype(np.float64)
@@ -97,12 +102,37 @@ def fit_neighbours(
         found = np.flatnonzero(both)
         values = both[found] / (_norms(cfg, counts[item], counts[found], both[found]) + cfg.shrinkage)
         nearest = np.argsort(-values, kind="stable")[: cfg.num_neighbours]
-        watched.append(found[nearest])
-        scored.append(np.full(len(nearest), item))
-        weights.append(values[nearest])
-    starts, order = _by_watched(np.concatenate(watched), num_items)
-    kept = np.concatenate(weights)[order].astype(np.float32)
-    return ItemNeighbours(starts, np.concatenate(scored)[order].astype(np.int64), kept, cfg.recency)
+        columns.append((found[nearest], item, values[nearest]))
+    return by_watched(columns, num_items, cfg.recency)
+
+
+def _fit_ease(users: Rows, items: Rows, num_users: int, num_items: int, cfg: NeighbourConfig) -> ItemNeighbours:
+    """EASE's weights, of each scored item the largest, whichever their sign."""
+    chosen = sparse.csr_matrix((np.ones(len(users), np.float32), (users, items)), shape=(num_users, num_items))
+    weights_NN = ease_weights(chosen, cfg.regularization, cfg.max_bytes)
+    known = np.flatnonzero(np.bincount(items, minlength=num_items)).tolist()
+    return by_watched(
+        [largest(weights_NN[:, item], item, cfg.num_neighbours) for item in known], num_items, cfg.recency
+    )
+
+
+def largest(said_N: npt.NDArray[np.floating], item: int, count: int) -> tuple[Rows, int, Values]:
+    """A column of `by_watched` with the `count` items that say most of `item`, for or against."""
+    watched = np.argsort(-np.abs(said_N), kind="stable")[:count]
+    watched = watched[said_N[watched] != 0]
+    return watched, item, said_N[watched].astype(np.float64)
+
+
+def by_watched(columns: Sequence[tuple[Rows, int, Values]], num_items: int, recency: float) -> ItemNeighbours:
+    """Turn what is known of each scored item (who speaks for it, which it is, how strongly) into lists of each watched
+    item.
+    """
+    watched = np.concatenate([np.zeros(0, np.int64), *(column[0] for column in columns)])
+    scored = np.repeat([column[1] for column in columns], [len(column[0]) for column in columns]).astype(np.int64)
+    weights = np.concatenate([np.zeros(0), *(column[2] for column in columns)])
+    order = np.argsort(watched, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(watched, minlength=num_items))]).astype(np.int64)
+    return ItemNeighbours(starts, scored[order], weights[order].astype(np.float32), recency)
 
 
 class _Pairs:
@@ -132,9 +162,3 @@ def _norms(cfg: NeighbourConfig, of_item: np.int64, of_others: Rows, of_both: Va
     if cfg.similarity == "jaccard":
         return np.asarray(of_item + of_others - of_both, np.float64)
     return np.asarray(float(of_item) ** cfg.scored_power * of_others.astype(np.float64) ** cfg.watched_power)
-
-
-def _by_watched(watched: Rows, num_items: int) -> tuple[Rows, Rows]:
-    """Where each watched item's pairs start, [N + 1], and the order that puts them there."""
-    starts = np.concatenate([[0], np.cumsum(np.bincount(watched, minlength=num_items))]).astype(np.int64)
-    return starts, np.argsort(watched, kind="stable")

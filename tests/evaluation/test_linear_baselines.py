@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avrec_ray.errors import ConfigError
-from avrec_ray.evaluation import linear_baselines
 from avrec_ray.evaluation.linear_baselines import EASE
+from avrec_ray.retrieval import ease
 
 pairs_of_users_and_items = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7)), min_size=1, max_size=40)
 
@@ -34,7 +34,7 @@ def test_ease_builds_its_matrix_in_blocks_of_any_size(monkeypatch: pytest.Monkey
     pairs = np.random.default_rng(0).integers(0, [6, 8], (30, 2))
     scores = []
     for block in (3, 256):
-        monkeypatch.setattr(linear_baselines, "_BLOCK", block)
+        monkeypatch.setattr(ease, "_BLOCK", block)
         model = EASE()
         model.fit(*pairs.T, np.zeros(30), num_users=6, num_items=8)
         scores.append(model.score([np.array([0, 4])]))

@@ -1,0 +1,136 @@
+"""What users say of items that nobody chose yet: what they say of items with like content, by kernel ridge regression.
+
+A map from content to behaviour (Gantner et al., Learning Attribute-to-Feature Mappings for Cold-Start Recommendations,
+2010), here to the columns of a table of neighbours. How much each kind of content counts is chosen by leaving each
+known item out, which kernel ridge regression has in closed form.
+
+Dimension key: N catalogue, W known items, C cold items, V kinds of content, S sampled users, D vector.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from avrec_ray.retrieval.neighbours import ItemNeighbours, Rows, by_watched, largest
+
+Matrix = npt.NDArray[np.float64]
+MAX_KNOWN = 4096
+"""Known items that cold ones are compared with, those of most choices; the cost grows with the cube."""
+MAX_LEFT_OUT = 1024
+"""Known items on which weights are chosen."""
+MAX_USERS = 512
+"""Users by whose scores an error is measured."""
+_WEIGHTS = (0.0, 0.3, 1.0, 3.0)
+_RIDGES = (0.3, 1.0, 3.0, 10.0)
+
+
+@dataclass(frozen=True, eq=False)
+class ContentView:
+    """One kind of content: a vector an item, zeros where it has none, and how alike two of them are."""
+
+    name: str
+    vectors: npt.NDArray[np.floating]
+    """[N, D]; of a time, [N, 1], NaN where unknown."""
+    kind: str = "dense"
+    """words: cosine; dense: exp(2 cos - 2) of what differs from the mean; time: exp(-|difference| / usual one)."""
+
+    def kernel(self, rows: Rows, columns: Rows) -> Matrix:
+        """[rows, columns], 1 for an item with itself, 0 where either has no such content."""
+        if self.kind == "time":
+            times = self.vectors[:, 0].astype(np.float64)
+            scale = max(float(np.nanmedian(np.abs(times - np.nanmedian(times)))), 1e-9)
+            return np.nan_to_num(np.exp(-np.abs(times[rows, None] - times[None, columns]) / scale))
+        vectors = np.asarray(self.vectors, np.float64)
+        told = np.abs(vectors).sum(1) > 0
+        if self.kind == "dense" and told.any():
+            vectors = np.where(told[:, None], vectors - vectors[told].mean(0), 0.0)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+        cosine = unit[rows] @ unit[columns].T
+        if self.kind == "words":
+            return np.asarray(cosine)
+        return np.asarray(np.exp(2 * cosine - 2) * told[rows, None] * told[None, columns])
+
+
+@dataclass(frozen=True)
+class ContentWeights:
+    """How much each kind of content counts, by name, and the ridge; what leaving out found best."""
+
+    views: dict[str, float]
+    ridge: float
+    error: float
+    """Mean squared error of the scores of left-out items; 1 is that of knowing nothing of their content."""
+
+    def kernel(self, views: Sequence[ContentView], rows: Rows, columns: Rows) -> Matrix:
+        """The weighted sum of the kernels."""
+        used = [view for view in views if self.views[view.name]]
+        return sum((self.views[v.name] * v.kernel(rows, columns) for v in used), np.zeros((len(rows), len(columns))))
+
+
+def choose_weights(views: Sequence[ContentView], known: Rows, scores_SW: Matrix, seed: int = 0) -> ContentWeights:
+    """The weights of views and ridge with the least error on left-out known items, one changed at a time, twice round.
+
+    Args:
+        known: rows of the catalogue that users chose.
+        scores_SW: what a table of neighbours says of each of them for some users.
+    """
+    picked = np.sort(np.random.default_rng(seed).permutation(len(known))[:MAX_LEFT_OUT])
+    rows, targets_WS = known[picked], scores_SW[:, picked].T
+    kernels = {view.name: view.kernel(rows, rows) for view in views}
+    best = _left_out(kernels, dict.fromkeys(kernels, 1.0), _RIDGES[2], targets_WS)
+    for _ in range(2):
+        for name in kernels:
+            tries = [_left_out(kernels, {**best.views, name: w}, best.ridge, targets_WS) for w in _WEIGHTS]
+            best = min([best, *tries], key=lambda each: each.error)
+        tries = [_left_out(kernels, best.views, ridge, targets_WS) for ridge in _RIDGES]
+        best = min([best, *tries], key=lambda each: each.error)
+    return best
+
+
+def _left_out(
+    kernels: dict[str, Matrix], weights: dict[str, float], ridge: float, targets_WS: Matrix
+) -> ContentWeights:
+    """The error of each item's prediction from all others: residual i is (A^-1 Y)_i / (A^-1)_ii (Allen's PRESS)."""
+    centred = targets_WS - targets_WS.mean(0)
+    matrix = ridge * np.eye(len(centred)) + sum(weights[name] * kernel for name, kernel in kernels.items())
+    inverse = np.linalg.inv(matrix)
+    residuals = inverse @ centred / np.diag(inverse)[:, None]
+    return ContentWeights(weights, ridge, float((residuals**2).mean() / max((centred**2).mean(), 1e-30)))
+
+
+def sampled_scores(table: ItemNeighbours, histories: Sequence[Rows], known: Rows, seed: int = 0) -> Matrix:
+    """[S, W]: what the table says of each known item for some of the users."""
+    picked = np.random.default_rng(seed).permutation(len(histories))[:MAX_USERS]
+    return np.stack([table.scores(histories[user])[known].astype(np.float64) for user in picked])
+
+
+def with_cold_items(
+    table: ItemNeighbours, views: Sequence[ContentView], weights: ContentWeights, counts: Rows, num_neighbours: int
+) -> ItemNeighbours:
+    """The table with neighbours for items that nobody chose, `num_neighbours` each, as their content tells.
+
+    Args:
+        counts: choices of each item, [N].
+    """
+    known = np.sort(np.argsort(-counts, kind="stable")[: min(MAX_KNOWN, int((counts > 0).sum()))])
+    cold = np.flatnonzero(counts == 0)
+    if not len(known) or not len(cold) or not num_neighbours:
+        return table
+    said = sparse.csr_matrix((table.weights, table.items, table.starts), shape=(len(table), len(table))).tocsc()
+    mean_N = np.asarray(said[:, known].mean(1)).ravel()
+    matrix = weights.kernel(views, known, known) + weights.ridge * np.eye(len(known))
+    shares_CW = np.linalg.solve(matrix, weights.kernel(views, known, cold)).T
+    columns = [_column(said, item) for item in np.flatnonzero(counts > 0).tolist()]
+    for item, share_W in zip(cold.tolist(), shares_CW, strict=True):
+        said_N = said[:, known] @ share_W + (1.0 - share_W.sum()) * mean_N
+        said_N[item] = 0.0
+        columns.append(largest(said_N, item, num_neighbours))
+    return by_watched(columns, len(table), table.recency)
+
+
+def _column(said: sparse.csc_matrix, item: int) -> tuple[Rows, int, Matrix]:
+    span = slice(said.indptr[item], said.indptr[item + 1])
+    return said.indices[span].astype(np.int64), item, said.data[span].astype(np.float64)
