@@ -14,7 +14,7 @@ import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from avrec_ray.bundle import load_bundle
+from avrec_ray.bundle import NEIGHBOUR_FILES, load_bundle
 from avrec_ray.cluster_config import ClusterConfig
 from avrec_ray.config import JobConfig, TrainingConfig, towers_for
 from avrec_ray.datasets.config import DataConfig, SyntheticConfig
@@ -30,6 +30,7 @@ from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.recommend import recommend
 from avrec_ray.ranking.reranker import Reranker
 from avrec_ray.retrieval.matcher import Matcher
+from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.config import FinetuneConfig, OptimConfig, PretrainConfig
@@ -158,6 +159,15 @@ def test_bundle_serves_the_towers_of_refresh(first: Pass) -> None:
     )
     assert served == refreshed
     assert served != finetuned
+
+
+def test_items_that_nobody_chose_are_spoken_for(first: Pass) -> None:
+    bundle = load_bundle(first.bundle)
+    cold = np.flatnonzero(~bundle.items.warm)
+    assert len(cold)
+    for name in NEIGHBOUR_FILES:
+        table = load_neighbours(first.bundle / name, len(bundle.items))
+        assert set(cold.tolist()) <= set(table.items.tolist())
 
 
 def test_recommendations_equal_a_fresh_ranking_from_the_bundle(first: Pass) -> None:

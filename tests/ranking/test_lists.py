@@ -61,11 +61,11 @@ def test_newest_chosen_leaves_out_rejections_and_keeps_a_choice_made_before_one(
 
 def test_context_features_are_the_score_and_logs_of_the_rest() -> None:
     popularity = torch.tensor([[[0.5, 0.25], [0.0, 0.0]]])
-    features = context_features(torch.tensor([[2.0, -1.0]]), popularity, torch.tensor([[[0.0, 3.0], [1.5, 0.0]]]))
+    features = context_features(torch.tensor([[2.0, -1.0]]), popularity, torch.tensor([[[0.0, 3.0], [1.5, -0.5]]]))
     floor = math.log(1e-6)
     expected = [
         [2.0, math.log(0.5), math.log(0.25), 0.0, math.log(4.0), 0.0],
-        [-1.0, floor, floor, math.log(2.5), 0.0, 1.0],
+        [-1.0, floor, floor, math.log(2.5), -math.log(1.5), 1.0],
     ]
     torch.testing.assert_close(features, torch.tensor([expected]))
 

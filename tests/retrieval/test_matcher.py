@@ -15,6 +15,7 @@ from avrec_ray.errors import BundleError
 from avrec_ray.retrieval.config import IndexConfig, MatcherConfig
 from avrec_ray.retrieval.index import build_index
 from avrec_ray.retrieval.matcher import Matcher
+from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.training.histories import columns_from_events, pad_histories
 from avrec_ray.types import EVENTS, Candidate, Event, Filters, Query
 from tests.test_bundle import reseal
@@ -208,3 +209,40 @@ def test_fresh_items_come_on_top_of_the_candidates(folder: Path) -> None:
     assert all(not warm[fresh.bundle.items.index_of[candidate.item_id]] for candidate in added)
     cold_found = [c for c in few if not warm[fresh.bundle.items.index_of[c.item_id]]]
     assert len(added) + len(cold_found) >= 2
+
+
+@pytest.fixture(scope="module")
+def by_neighbours(folder: Path) -> dict[int, Matcher]:
+    """Matchers by how many neighbours they add."""
+    return {n: Matcher(folder, MatcherConfig(num_candidates=5, num_neighbours=n)) for n in (0, 1, 3, 8)}
+
+
+@given(
+    st.lists(st.sampled_from(ITEMS), min_size=1, max_size=6),
+    st.sampled_from([1, 3, 8]),
+    st.sampled_from([(), ("music",)]),
+)
+def test_what_the_newest_choices_speak_for_comes_on_top(
+    folder: Path, by_neighbours: dict[int, Matcher], items: list[str], count: int, categories: tuple[str, ...]
+) -> None:
+    plain, spoken = by_neighbours[0], by_neighbours[count]
+    query = Query(user_id="u", history=history(*items), k=5, filters=Filters(categories=categories))
+    (few,), (more,) = plain.match([query]), spoken.match([query])
+    assert more[: len(few)] == few
+    catalogue = spoken.bundle.items
+    table = load_neighbours(folder / "session_neighbours.safetensors", NUM_ITEMS)
+    scores = table.scores(np.array([catalogue.index_of[item] for item in items]))
+    wanted = [row for row in np.argsort(-scores, kind="stable").tolist() if scores[row] > 0]
+    wanted = [row for row in wanted if ITEMS[row] not in items]
+    wanted = [row for row in wanted if not categories or catalogue.categories[row] in categories][:count]
+    added = more[len(few) :]
+    assert ids(added) == [ITEMS[row] for row in wanted if ITEMS[row] not in ids(few)]
+    logits = brute_force(spoken, query)
+    assert [c.score for c in added] == pytest.approx([logits[c.item_id] for c in added], abs=1e-4)
+    assert {c.source for c in added} <= {"neighbours"}
+
+
+def test_what_was_turned_down_speaks_for_nothing(by_neighbours: dict[int, Matcher]) -> None:
+    spoken = by_neighbours[3]
+    query = Query(user_id="u", history=history("i03", "i07", event="skip"), k=5)
+    assert "neighbours" not in {candidate.source for candidate in spoken.match([query])[0]}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from avrec_ray.errors import BundleError
+from avrec_ray.errors import BundleError, ConfigError
 from avrec_ray.retrieval.config import NeighbourConfig
 from avrec_ray.retrieval.neighbours import fit_neighbours, load_neighbours
 
@@ -111,3 +111,27 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"torn")
     with pytest.raises(BundleError, match="cannot be read"):
         load_neighbours(path, 2)
+
+
+def test_ease_table_is_ease_cut_to_the_largest_weights() -> None:
+    rng = np.random.default_rng(1)
+    users, items = rng.integers(0, 20, 150), rng.integers(0, NUM_ITEMS, 150)
+    chosen = np.zeros((20, NUM_ITEMS))
+    chosen[users, items] = 1
+    inverse = np.linalg.inv(chosen.T @ chosen + 2.0 * np.eye(NUM_ITEMS))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    whole = fit_neighbours(users, items, 20, NUM_ITEMS, NeighbourConfig(similarity="ease", regularization=2.0))
+    for item in range(NUM_ITEMS):
+        assert whole.scores(np.array([item])) == pytest.approx(weights[item], abs=1e-5)
+    cfg = NeighbourConfig(similarity="ease", regularization=2.0, num_neighbours=3)
+    cut = fit_neighbours(users, items, 20, NUM_ITEMS, cfg)
+    for scored in range(NUM_ITEMS):
+        kept = np.argsort(-np.abs(weights[:, scored]))[:3]
+        found = np.array([cut.scores(np.array([item]))[scored] for item in range(NUM_ITEMS)])
+        assert sorted(np.flatnonzero(found)) == sorted(kept)
+
+
+def test_ease_refuses_a_catalogue_beyond_its_memory() -> None:
+    with pytest.raises(ConfigError, match="8 items need a matrix of 256 bytes, expected at most max_bytes=255"):
+        fit_neighbours(*arrays([(0, 1)]), 1, 8, NeighbourConfig(similarity="ease", max_bytes=255))
