@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
@@ -115,11 +116,19 @@ def item_arrays(folder: Path, job: JobConfig, vectors: CatalogueVectors) -> Item
 
 
 def held_out_lists(folder: Path, job: JobConfig, item_ids: list[str]) -> tuple[EventColumns, list[RerankQuery]]:
-    """Events of train then valid, and the queries inside valid."""
+    """Events of train then valid, and the queries inside valid.
+
+    All of a user's valid stands behind all of their train, as a request about it would see it: where items are held out
+    whole, the two overlap in time.
+    """
     index = {item_id: row for row, item_id in enumerate(item_ids)}
     durations = item_durations(read_items(folder / "tables" / "items.parquet", item_ids))
-    columns = columns_from_table(read_fitted(folder, ("train", "valid")), index, durations)
-    fitted = columns_from_table(read_fitted(folder, ("train",)), index, durations)
+    parts = [read_fitted(folder, (part,)) for part in ("train", "valid")]
+    both = pa.concat_tables(
+        table.append_column("part_order", pa.array(np.full(table.num_rows, place))) for place, table in enumerate(parts)
+    )
+    columns = columns_from_table(both, index, durations, first_by="part_order")
+    fitted = columns_from_table(parts[0], index, durations)
     count_of = dict(zip(fitted.user_ids, np.diff(fitted.starts), strict=True))
     num_fitted = np.array([count_of.get(user_id, 0) for user_id in columns.user_ids], np.int64)
     return columns, held_out_queries(columns, num_fitted, job.reranker.queries_per_user)

@@ -63,6 +63,13 @@ def test_columns_from_table_and_from_events_are_equal(log: list[Event]) -> None:
         np.testing.assert_array_equal(first, second, err_msg=name)
 
 
+def test_columns_from_table_goes_by_a_column_before_time() -> None:
+    log = [Event("u", "a", "view", 3.0), Event("u", "b", "view", 1.0), Event("u", "c", "view", 2.0)]
+    table = table_of([*log, Event("u", "d", "impression", 0.0)]).append_column("part", pa.array([0, 1, 0, 0]))
+    assert columns_from_table(table, INDEX, DURATIONS).item_idx.tolist() == [1, 2, 0]
+    assert columns_from_table(table, INDEX, DURATIONS, first_by="part").item_idx.tolist() == [2, 0, 1]
+
+
 @given(st.lists(events, max_size=30))
 def test_columns_from_table_keeps_every_acted_event_of_the_catalogue(log: list[Event]) -> None:
     columns = columns_from_table(table_of(log), INDEX, DURATIONS)
