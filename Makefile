@@ -7,7 +7,7 @@ STORAGE ?= $(CURDIR)/runs/demo
 
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup demo test check serve ui bench clean
+.PHONY: help setup demo test quick check serve ui bench clean
 
 help: ## show the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ demo: setup ## render a catalogue, run the whole loop, serve it (ARGS=--once ask
 
 test: setup ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+quick: setup ## run the tests that take under ten minutes together
+	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
 
 check: setup ## what CI checks beside the tests: format, lint, types
 	@$(BIN)/ruff format --check .

@@ -93,6 +93,7 @@ def test_a_bad_setting_is_refused_before_anything_runs(case: str, good_run: Path
     assert_refused(run_job("prepare", f"storage_path={good_run / 'run'}", *overrides), message)
 
 
+@pytest.mark.slow
 def test_a_catalogue_without_anything_usable_is_refused(good_run: Path) -> None:
     columns = {"item_id": ["a", "b"], "media_uri": ["/nowhere/a.mp4", "/nowhere/b.mp4"], "title": ["", ""]}
     items = write(good_run / "nothing.parquet", columns)

@@ -46,6 +46,7 @@ def test_boxes_find_the_inner_ones_of_an_mp4(tmp_path: Path) -> None:
     assert {b"moov", b"mvhd", b"trak", b"stbl", b"stts", b"stsd", b"mdat"} <= set(found)
 
 
+@pytest.mark.slow
 def test_malformed_files_and_hostile_decoders_cost_their_own_rows_only(tmp_path: Path) -> None:
     """A choice by seed of the malformed files, every misdeed of a decoder, and good files in between."""
     seed = random.randrange(2**16)

@@ -11,6 +11,7 @@ import pytest
 from tests.pipelines.killed_decoding import ROOT, decode_without_ray, rows_of, write_job
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_decode_node_killed_in_the_middle_gives_the_complete_result(tmp_path: Path) -> None:
     write_job(tmp_path, 60)

@@ -16,6 +16,7 @@ from tests.pipelines.killed_decoding import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_job_killed_twice_gives_the_same_rows_and_redoes_a_block_an_actor(tmp_path: Path) -> None:
     write_job(tmp_path, 60)

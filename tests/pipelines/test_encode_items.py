@@ -105,6 +105,7 @@ def test_tokens_of_scratch_encoders_beside_vectors_are_those_of_the_tower(ray_cl
     assert arrays.present.tolist() == [True, True, False, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_tokens_of_frozen_checkpoints_are_those_of_the_checkpoints(
     ray_cluster: None, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +149,7 @@ def test_widths_come_from_the_table(storage: Storage) -> None:
         with_widths(storage, JobConfig(towers=tiny_towers(video_encoder="precomputed", video_width=5)))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_pretraining_on_frozen_encoders_trains_adapters_on_their_tokens(ray_cluster: None, storage: Storage) -> None:
     cfg = tiny_towers(video_encoder="precomputed", audio_encoder="none", text_encoder="precomputed")

@@ -1,5 +1,6 @@
 """The gate on an evaluation made by hand: slices by name against the champion's saved lists, and both audits."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from avrec_ray.pipelines.champion import ChampionLists
 from avrec_ray.pipelines.full_loop import open_loop
 from avrec_ray.pipelines.gate import judge
 from avrec_ray.pipelines.measured import SERVED, Rankings
-from avrec_ray.pipelines.split import FITTED
 from avrec_ray.pipelines.stage import StageRecord, write_record
 from avrec_ray.types import INTERACTIONS
 from tests.tiny_bundle import build_tiny_bundle
@@ -29,7 +29,9 @@ def judge_against(folder: Path, champion: Rankings | None) -> Verdict:
     evaluation = storage.folder("evaluation")
     for path in (evaluation, storage.folder("splits")):
         path.mkdir()
-    for part in FITTED:
+    described = {"kind": "temporal", "boundaries": {}, "hidden": {}, "candidates": None, "digests": {}, "refit": True}
+    (storage.folder("splits") / "split.json").write_text(json.dumps(described))
+    for part in ("train", "valid"):
         pq.write_table(pa.Table.from_pylist([], INTERACTIONS), storage.folder("splits") / f"{part}.parquet")
     pq.write_table(measured.truth, evaluation / "truth.parquet")
     pq.write_table(measured.recommendations, evaluation / "recommendations.parquet")

@@ -86,6 +86,7 @@ def test_candidates_that_nobody_knows_give_no_list(
     assert not list(storage.glob("*.parts"))
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_where_it_was(
     ray_cluster: None, bundle: Path, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

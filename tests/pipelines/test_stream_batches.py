@@ -183,6 +183,7 @@ def test_share_of_actors_covers_all_and_leaves_no_worker_without() -> None:
             assert max(shares) - min(shares) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_trainers_are_fed_by_two_actors_and_killing_these_costs_nothing(root: Path, tmp_path: Path) -> None:

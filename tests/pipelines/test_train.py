@@ -55,6 +55,7 @@ def curves(root: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: sorted((point.step, point.value) for point in points) for name, points in history.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_training_goes_on_within_the_epoch_after_a_killed_worker_and_ends_the_same(
     whole: tuple[Weights, Path], tmp_path: Path
@@ -67,6 +68,7 @@ def test_training_goes_on_within_the_epoch_after_a_killed_worker_and_ends_the_sa
     assert curves(tmp_path / "killed") == curves(whole[1])
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_training_goes_on_after_a_killed_driver_as_the_same_run(whole: tuple[Weights, Path], tmp_path: Path) -> None:
     os.environ[PAUSE] = "0.3"
@@ -100,6 +102,7 @@ def test_a_finished_training_is_not_run_again(whole: tuple[Weights, Path]) -> No
     assert all(torch.equal(whole[0][name], value) for name, value in again.items())
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_worker_that_always_fails_ends_the_stage_with_its_words(ray_cluster: None, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="no such column in the moon table"):

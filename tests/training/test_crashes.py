@@ -24,6 +24,7 @@ def deaths(tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
     return [json.loads(line) for line in found.stdout.splitlines() if line.startswith("[")]
 
 
+@pytest.mark.slow
 def test_every_kind_of_call_was_fatal_once(deaths: list[list[Any]]) -> None:
     calls = {death[1] for death in deaths}
     assert {"mkdir", "rename", "fsync", "rmdir", "unlink", "torn model.safetensors", "torn COMPLETE.json"} <= calls

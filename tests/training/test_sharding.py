@@ -64,6 +64,7 @@ def assert_same_training(folder: Path, other: Path) -> None:
             torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_fsdp_gives_the_losses_norms_and_weights_of_ddp(ddp: Path, tmp_path: Path) -> None:
     for rank, found in enumerate(run_workers(tmp_path, 2, "fsdp")):
         expected = load_file(str(ddp / f"{rank}.safetensors"))
@@ -73,6 +74,7 @@ def test_fsdp_gives_the_losses_norms_and_weights_of_ddp(ddp: Path, tmp_path: Pat
     assert_same_training(tmp_path, ddp)
 
 
+@pytest.mark.slow
 def test_a_sharded_training_goes_on_within_an_epoch_on_one_worker_with_the_same_global_batch(
     ddp: Path, tmp_path: Path
 ) -> None:
