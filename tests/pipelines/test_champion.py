@@ -36,6 +36,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Bundles that were asked for lists, in place of Ray."""
     names: list[str] = []
     monkeypatch.setattr(champion, "read_candidates", lambda root: None)
+    monkeypatch.setattr(champion, "history_paths", lambda root: [])
 
     def recommend(bundle: Path, *args: object) -> pa.Table:
         names.append(load_bundle(bundle).metadata.model_version)
