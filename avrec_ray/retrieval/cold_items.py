@@ -19,7 +19,7 @@ from avrec_ray.retrieval.neighbours import ItemNeighbours, Rows, by_watched, lar
 Matrix = npt.NDArray[np.float64]
 MAX_KNOWN = 4096
 """Known items that cold ones are compared with, those of most choices; the cost grows with the cube."""
-MAX_LEFT_OUT = 512
+MAX_LEFT_OUT = 1024
 """Known items on which weights are chosen."""
 MAX_USERS = 512
 """Users by whose scores an error is measured."""
