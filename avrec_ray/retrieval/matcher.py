@@ -128,11 +128,12 @@ class Matcher:
         spoken_for[seen] = 0.0
         if allowed is not None:
             spoken_for[~allowed] = 0.0
-        rows = np.argsort(-spoken_for, kind="stable")[: self.cfg.num_neighbours]
+        rows = np.flatnonzero(spoken_for > 0)  # few, whatever the size of the catalogue
+        rows = rows[np.argsort(-spoken_for[rows], kind="stable")][: self.cfg.num_neighbours]
         known = {candidate.item_id for candidate in found}
         return [
             Candidate(self.bundle.items.item_ids[row], float(vector @ self.bundle.embeddings[row]), "neighbours")
-            for row in rows[spoken_for[rows] > 0].tolist()
+            for row in rows.tolist()
             if self.bundle.items.item_ids[row] not in known
         ]
 
