@@ -18,6 +18,8 @@ from avrec_ray.training.config import OptimConfig
 from avrec_ray.training.fit import build_optimizer, fit
 
 CHOOSE = TARGETS.index("choose")
+SCORES = (0, 3, 4)
+"""Context features that speak for a candidate: the matcher's score and both tables of neighbours."""
 _LISTS_AT_ONCE = 32
 
 
@@ -40,7 +42,7 @@ def fit_reranker(
 ) -> FittedReranker:
     """Train on `batches` and leave in `step` the weights of the epoch with the least listwise loss on `held_out`.
 
-    The weights of the context (matcher, popularity, neighbours) are a convex problem of four numbers and are solved
+    The weights of the context (matcher, popularity, neighbours) are a convex problem of six numbers and are solved
     first; by gradient steps of the size that attention bears they would not arrive. Few lists and many weights overfit
     within a few epochs. The matcher's own order takes part in the choice: where nothing can be learned, reranking
     changes nothing.
@@ -73,25 +75,41 @@ def fit_reranker(
 
 def weigh_context(step: RerankStep, batches: RerankBatches) -> None:
     """Set the weights of the context features for `choose` to those of the least listwise loss on the training lists,
-    by L-BFGS (a conditional logit; McFadden 1974)."""
+    by L-BFGS (a conditional logit; McFadden 1974).
+
+    A score never counts against what it speaks for: where two scores say nearly the same, one would be taken from the
+    other, which fits the training lists and no others. What comes out below 0 is left out, and the rest solved anew.
+    """
     rows = batches.useful[batches.labels[batches.useful, :, CHOOSE].any(1)]
     if not len(rows):
         return
     lists = batches.batch(rows)
     chosen_BK = lists.labels[..., CHOOSE]
     target_BK = chosen_BK / chosen_BK.sum(1, keepdim=True)
-    weight_C = step.model.context.weight[CHOOSE].detach().clone().requires_grad_(True)
+    used_C = torch.ones(lists.context.shape[-1])
+    for _ in range(1 + len(SCORES)):
+        weight_C = _solve(lists.context * used_C, target_BK, step.model.context.weight[CHOOSE].detach()) * used_C
+        against = [feature for feature in SCORES if weight_C[feature] < 0]
+        if not against:
+            break
+        used_C[against] = 0.0
+    with torch.no_grad():
+        step.model.context.weight[CHOOSE] = weight_C
+
+
+def _solve(context_BKC: Tensor, target_BK: Tensor, start_C: Tensor) -> Tensor:
+    """Weights [C] of the least listwise loss."""
+    weight_C = start_C.clone().requires_grad_(True)
     solver = torch.optim.LBFGS([weight_C], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = F.cross_entropy(lists.context @ weight_C, target_BK)
+        value = F.cross_entropy(context_BKC @ weight_C, target_BK)
         value.backward()
         return value
 
     solver.step(loss)
-    with torch.no_grad():
-        step.model.context.weight[CHOOSE] = weight_C
+    return weight_C.detach()
 
 
 @torch.inference_mode()
