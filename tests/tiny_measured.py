@@ -1,5 +1,6 @@
 """What a finished evaluation leaves, by hand: tables under a storage folder, and rankings of a tiny bundle."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,12 @@ def tiny_storage(root: Path, bundle: Bundle) -> Storage:
     clips = [_clip(item_id, has_video=row < 10) for row, item_id in enumerate(bundle.items.item_ids[:20])]
     write_clips(clips_table(clip_columns(clips)), root / "clips" / "part-0.parquet")
     return storage
+
+
+def describe_split(root: Path, kind: str = "temporal", refit: bool = True) -> None:
+    """splits/split.json of a split without hidden items."""
+    described = {"kind": kind, "boundaries": {}, "hidden": {}, "candidates": None, "digests": {}, "refit": refit}
+    (root / "splits" / "split.json").write_text(json.dumps(described))
 
 
 def tiny_measured(folder: Path, seed: int = 0) -> Measured:

@@ -67,7 +67,7 @@ def job_for(storage: Path, bundle: Path, **settings: Any) -> JobConfig:
         storage_path=str(storage),
         bundle=str(bundle),
         data=DataConfig(interactions=interactions),
-        matcher=MatcherConfig(num_fresh=10),
+        matcher=MatcherConfig(num_neighbours=50, num_fresh=10),
         policy=PolicyConfig(fresh_share=0.1),
         cluster=ClusterConfig(num_workers=2),
         **settings,

@@ -1,6 +1,5 @@
 """The gate on an evaluation made by hand: slices by name against the champion's saved lists, and both audits."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from avrec_ray.pipelines.measured import SERVED, Rankings
 from avrec_ray.pipelines.stage import StageRecord, write_record
 from avrec_ray.types import INTERACTIONS
 from tests.tiny_bundle import build_tiny_bundle
-from tests.tiny_measured import NUM_ITEMS, recommendations, tiny_measured, tiny_storage
+from tests.tiny_measured import NUM_ITEMS, describe_split, recommendations, tiny_measured, tiny_storage
 
 WANTED = ["all", "gender_F", "category_music", "audio_text", "country_DE"]
 
@@ -29,8 +28,7 @@ def judge_against(folder: Path, champion: Rankings | None) -> Verdict:
     evaluation = storage.folder("evaluation")
     for path in (evaluation, storage.folder("splits")):
         path.mkdir()
-    described = {"kind": "temporal", "boundaries": {}, "hidden": {}, "candidates": None, "digests": {}, "refit": True}
-    (storage.folder("splits") / "split.json").write_text(json.dumps(described))
+    describe_split(storage.root)
     for part in ("train", "valid"):
         pq.write_table(pa.Table.from_pylist([], INTERACTIONS), storage.folder("splits") / f"{part}.parquet")
     pq.write_table(measured.truth, evaluation / "truth.parquet")

@@ -1,6 +1,5 @@
 """What test is asked about: with valid learned from and met before, or not."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from avrec_ray.pipelines.question import ask
 from avrec_ray.types import INTERACTIONS
+from tests.tiny_measured import describe_split
 
 ITEMS = {name: row for row, name in enumerate("abcd")}
 
@@ -21,8 +21,7 @@ def write_split(root: Path, refit: bool) -> None:
         rows = [{"user_id": "u", "item_id": item, "event": "view", "at": 10 * number + place}
                 for place, item in enumerate(items)]  # fmt: skip
         pq.write_table(pa.Table.from_pylist(rows, INTERACTIONS), root / "splits" / f"{part}.parquet")
-    described = {"kind": "given", "boundaries": {}, "hidden": {}, "candidates": None, "digests": {}, "refit": refit}
-    (root / "splits" / "split.json").write_text(json.dumps(described))
+    describe_split(root, "given", refit)
 
 
 @pytest.mark.parametrize("refit", [True, False])
