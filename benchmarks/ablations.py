@@ -38,7 +38,7 @@ from avrec_ray.training.histories import columns_from_table, pad_histories
 
 VARIANTS = {
     "full": [],
-    "no_pretraining": ["training.pretrain.epochs=0"],
+    "no_pretraining": ["training.pretrain.epochs=1", "training.pretrain.learning_rate=0"],
     "no_logq": ["training.finetune.logq=false", "training.finetune.negatives=mixed"],
     "logq": ["training.finetune.negatives=mixed"],
     "no_modality_dropout": ["towers.modality_dropout=0"],
