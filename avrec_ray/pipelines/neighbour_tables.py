@@ -15,6 +15,9 @@ from avrec_ray.retrieval.cold_items import ContentView, choose_weights, sampled_
 from avrec_ray.retrieval.neighbours import ItemNeighbours, Rows, fit_neighbours
 from avrec_ray.training.histories import POSITIVE_CODES, columns_from_table
 
+MAX_WORDS = 2048
+"""Words that tell the content of items apart, the most frequent."""
+
 
 def fit_tables(folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str]) -> NeighbourTables:
     """The tables over the choices in the named parts of the split."""
@@ -56,7 +59,7 @@ def content_views(folder: Path, job: JobConfig, item_ids: list[str]) -> list[Con
     ]
     views = [
         ContentView("tags", _tag_matrix(items), "words"),
-        ContentView("words", text_vectors(texts, job.evaluation.baselines.max_text_words), "words"),
+        ContentView("words", text_vectors(texts, MAX_WORDS), "words"),
         ContentView("published", _days(items["published_at"])[:, None], "time"),
     ]
     found_ids, tokens, _ = read_item_tokens(folder / "item_tokens" / "tokens.parquet", job.towers)

@@ -198,5 +198,6 @@ def union_of_best(
     spoken_for = spoken_for_N.copy()
     masked[barred_N], spoken_for[barred_N] = -np.inf, 0.0
     named = np.argsort(-spoken_for, kind="stable")[:num_spoken_for]
-    masked[named[spoken_for[named] > 0]] += 1e9  # before all others, among themselves by score
-    return np.argsort(-masked, kind="stable")[:k]
+    is_named = np.zeros(len(masked), bool)
+    is_named[named[spoken_for[named] > 0]] = True
+    return np.lexsort((-masked, ~is_named))[:k]

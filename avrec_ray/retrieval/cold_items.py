@@ -23,6 +23,7 @@ MAX_LEFT_OUT = 1024
 """Known items on which weights are chosen."""
 MAX_USERS = 512
 """Users by whose scores an error is measured."""
+_COLD_AT_ONCE = 1024
 _WEIGHTS = (0.0, 0.3, 1.0, 3.0)
 _RIDGES = (0.3, 1.0, 3.0, 10.0)
 
@@ -43,16 +44,19 @@ class ContentView:
             times = self.vectors[:, 0].astype(np.float64)
             scale = max(float(np.nanmedian(np.abs(times - np.nanmedian(times)))), 1e-9)
             return np.nan_to_num(np.exp(-np.abs(times[rows, None] - times[None, columns]) / scale))
-        vectors = np.asarray(self.vectors, np.float64)
-        told = np.abs(vectors).sum(1) > 0
-        if self.kind == "dense" and told.any():
-            vectors = np.where(told[:, None], vectors - vectors[told].mean(0), 0.0)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
-        cosine = unit[rows] @ unit[columns].T
+        told: npt.NDArray[np.bool_] = np.asarray(np.any(self.vectors, axis=1), np.bool_)
+        mean = self.vectors.mean(0, where=told[:, None]) if self.kind == "dense" and told.any() else 0.0
+        cosine = _unit(self.vectors[rows] - mean, told[rows]) @ _unit(self.vectors[columns] - mean, told[columns]).T
         if self.kind == "words":
             return np.asarray(cosine)
         return np.asarray(np.exp(2 * cosine - 2) * told[rows, None] * told[None, columns])
+
+
+def _unit(vectors: npt.NDArray[np.floating], told: npt.NDArray[np.bool_]) -> Matrix:
+    """Rows at length 1; zeros where nothing is told."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    kept = told[:, None] & (norms > 0)
+    return np.divide(vectors, norms, out=np.zeros(vectors.shape, np.float64), where=kept)
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,15 @@ def with_cold_items(
     said = sparse.csr_matrix((table.weights, table.items, table.starts), shape=(len(table), len(table))).tocsc()
     mean_N = np.asarray(said[:, known].mean(1)).ravel()
     matrix = weights.kernel(views, known, known) + weights.ridge * np.eye(len(known))
-    shares_CW = np.linalg.solve(matrix, weights.kernel(views, known, cold)).T
+    inverse = np.linalg.inv(matrix)
+    of_known = said[:, known]
     columns = [_column(said, item) for item in np.flatnonzero(counts > 0).tolist()]
-    for item, share_W in zip(cold.tolist(), shares_CW, strict=True):
-        said_N = said[:, known] @ share_W + (1.0 - share_W.sum()) * mean_N
-        said_N[item] = 0.0
-        columns.append(largest(said_N, item, num_neighbours))
+    for start in range(0, len(cold), _COLD_AT_ONCE):
+        chunk = cold[start : start + _COLD_AT_ONCE]
+        for item, share_W in zip(chunk.tolist(), weights.kernel(views, chunk, known) @ inverse, strict=True):
+            said_N = of_known @ share_W + (1.0 - share_W.sum()) * mean_N
+            said_N[item] = 0.0
+            columns.append(largest(said_N, item, num_neighbours))
     return by_watched(columns, len(table), table.recency)
 
 
