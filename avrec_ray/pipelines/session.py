@@ -20,6 +20,14 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_OWN_CLUSTER = {
+    # Nobody reads the metrics of a cluster without a dashboard that ends with the job, nor asks it for its tasks: two
+    # percent of two cores, which decoding can use.
+    "RAY_enable_metrics_collection": "0",
+    "RAY_metrics_report_interval_ms": "60000",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
+}
 
 
 @contextmanager
@@ -30,9 +38,9 @@ def session(cfg: ClusterConfig) -> Iterator[None]:
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{cfg.worker_timeout_seconds:g}",
         "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": f"{cfg.collective_timeout_seconds:g}",
     }
-    for name, value in {**_ENVIRONMENT, **timeouts}.items():
-        os.environ.setdefault(name, value)
     address = cfg.address or os.environ.get("RAY_ADDRESS", "")
+    for name, value in {**_ENVIRONMENT, **timeouts, **({} if address else _OWN_CLUSTER)}.items():
+        os.environ.setdefault(name, value)
     # Token authentication is on by default and wanted; the line that offers to turn it off is not.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     common = {"log_to_driver": False, "logging_level": logging.WARNING}
