@@ -7,7 +7,7 @@ known item out, which kernel ridge regression has in closed form.
 Dimension key: N catalogue, W known items, C cold items, V kinds of content, S sampled users, D vector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ MAX_USERS = 512
 """Users by whose scores an error is measured."""
 _COLD_AT_ONCE = 1024
 _WEIGHTS = (0.0, 0.3, 1.0, 3.0)
-_RIDGES = (0.3, 1.0, 3.0, 10.0)
+_RIDGES = (0.03, 0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +70,23 @@ class ContentWeights:
     """Mean squared error of the scores of left-out items; 1 is that of knowing nothing of their content."""
 
     def kernel(self, views: Sequence[ContentView], rows: Rows, columns: Rows) -> Matrix:
-        """The weighted sum of the kernels."""
-        used = [view for view in views if self.views[view.name]]
-        return sum((self.views[v.name] * v.kernel(rows, columns) for v in used), np.zeros((len(rows), len(columns))))
+        """How alike items are in all that counts."""
+        used = {view.name: view.kernel(rows, columns) for view in views if self.views[view.name]}
+        return joined(used, self.views) if used else np.zeros((len(rows), len(columns)))
+
+
+def joined(kernels: Mapping[str, Matrix], weights: Mapping[str, float]) -> Matrix:
+    """The weighted mean of kernels, squared: pairs of likenesses count, as being a comedy and of the same years.
+
+    At most 1, and positive semidefinite as each of them is (Schur's product theorem). Zeros where no kernel has weight.
+    """
+    total = sum(weights[name] for name in kernels)
+    if not total:
+        return np.zeros_like(next(iter(kernels.values())))
+    mean: Matrix = sum(
+        (weights[name] / total * kernel for name, kernel in kernels.items() if weights[name]), np.array(0.0)
+    )
+    return mean**2
 
 
 def choose_weights(views: Sequence[ContentView], known: Rows, scores_SW: Matrix, seed: int = 0) -> ContentWeights:
@@ -104,7 +118,7 @@ def _left_out(
 ) -> ContentWeights:
     """The error of each item's prediction from all others: residual i is (A^-1 Y)_i / (A^-1)_ii (Allen's PRESS)."""
     centred = targets_WS - targets_WS.mean(0)
-    matrix = ridge * np.eye(len(centred)) + sum(weights[name] * kernel for name, kernel in kernels.items())
+    matrix = ridge * np.eye(len(centred)) + joined(kernels, weights)
     inverse = _inverse(matrix)
     residuals = inverse @ centred / np.diag(inverse)[:, None]
     return ContentWeights(weights, ridge, float((residuals**2).mean() / max((centred**2).mean(), 1e-30)))

@@ -10,6 +10,7 @@ from avrec_ray.retrieval.cold_items import (
     ContentWeights,
     _left_out,
     choose_weights,
+    joined,
     sampled_scores,
     with_cold_items,
 )
@@ -43,7 +44,8 @@ def test_times_are_alike_by_how_far_apart_they_are() -> None:
 def test_left_out_error_is_that_of_fitting_without_the_item(seed: int, ridge: float) -> None:
     rng = np.random.default_rng(seed)
     points, targets = rng.normal(size=(7, 3)), rng.normal(size=(7, 2))
-    kernel = ContentView("x", points).kernel(np.arange(7), np.arange(7))
+    plain = ContentView("x", points).kernel(np.arange(7), np.arange(7))
+    kernel = plain**2
     centred = targets - targets.mean(0)
     squared = []
     for out in range(7):
@@ -51,7 +53,18 @@ def test_left_out_error_is_that_of_fitting_without_the_item(seed: int, ridge: fl
         fitted = np.linalg.solve(kernel[np.ix_(rest, rest)] + ridge * np.eye(6), centred[rest])
         squared.append((centred[out] - kernel[out, rest] @ fitted) ** 2)
     expected = np.mean(squared) / np.mean(centred**2)
-    assert _left_out({"x": kernel}, {"x": 1.0}, ridge, targets).error == pytest.approx(expected)
+    assert _left_out({"x": plain}, {"x": 1.0}, ridge, targets).error == pytest.approx(expected)
+
+
+def test_items_alike_in_two_things_are_more_than_twice_as_alike_as_in_one() -> None:
+    one, both = np.array([[0.0, 1.0]]), np.array([[1.0, 1.0]])
+    assert joined({"tags": one, "published": both}, {"tags": 1.0, "published": 1.0}) == pytest.approx(
+        np.array([[0.25, 1.0]])
+    )
+    assert joined({"tags": one, "published": both}, {"tags": 3.0, "published": 0.0}) == pytest.approx(
+        np.array([[0.0, 1.0]])
+    )
+    assert joined({"tags": one, "published": both}, {"tags": 0.0, "published": 0.0}).tolist() == [[0.0, 0.0]]
 
 
 def planted() -> tuple[ItemNeighbours, list[np.ndarray], np.ndarray, list[ContentView]]:
