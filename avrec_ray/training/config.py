@@ -9,6 +9,9 @@ from avrec_ray.errors import ConfigError
 from avrec_ray.types import POSITIVE_EVENTS
 
 NEGATIVES = ("full", "mixed", "in_batch", "uniform", "auto")
+AUXILIARY_HEADS = ("like", "watch", "skip")
+"""like: a like, favorite or share followed; watch: the quantile of watch time beside items as long; skip: it was turned
+down."""
 FINETUNE_LOSSES = ("softmax", "corrected", "gbce")
 PRETRAIN_LOSSES = ("infonce", "siglip")
 BARRED = ("window", "history", "none")
@@ -157,6 +160,9 @@ class FinetuneConfig(OptimConfig):
     watch_weight: float = 0.0
     """How much more a target counts the longer it was watched beside others of its duration: from 1 - this to 1 + this.
     Events without a watch time count as they are."""
+    auxiliary_weights: dict[str, float] = field(default_factory=dict)
+    """Weight of the loss of each auxiliary head: like, watch, skip; none by default. They shape the towers, whose dot
+    product alone is served."""
     refresh_epochs: int = 20
     """Epochs on train and valid together, after those on train alone."""
     refresh_learning_rate: float = 1e-3
@@ -174,6 +180,9 @@ class FinetuneConfig(OptimConfig):
         for event in self.event_weights:
             check_choice("finetune.event_weights", event, POSITIVE_EVENTS)
         check_range("finetune.watch_weight", self.watch_weight, 0.0, 0.95)
+        for head, weight in self.auxiliary_weights.items():
+            check_choice("finetune.auxiliary_weights", head, AUXILIARY_HEADS)
+            check_range(f"finetune.auxiliary_weights.{head}", weight, 0.0)
         check_range("finetune.refresh_epochs", self.refresh_epochs, 1)
         check_range("finetune.refresh_learning_rate", self.refresh_learning_rate, 0.0)
         check_range("finetune.validate_users", self.validate_users, 1)

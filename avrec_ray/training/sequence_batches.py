@@ -17,7 +17,8 @@ from torch import Tensor
 
 from avrec_ray.towers.losses import mixed_log_q
 from avrec_ray.towers.two_tower import HistoryBatch
-from avrec_ray.training.config import FinetuneConfig
+from avrec_ray.training.auxiliary import auxiliary_targets
+from avrec_ray.training.config import AUXILIARY_HEADS, FinetuneConfig
 from avrec_ray.training.histories import EVENT_CODES, EventColumns, pad_histories
 from avrec_ray.training.watch_quantiles import watch_quantiles
 
@@ -39,6 +40,10 @@ class SequenceBatch:
     """Sum of weights over all workers."""
     is_negative: Tensor | None = None
     """bool [V]: which candidates are negatives of other queries than their own; None for all."""
+    auxiliary: Tensor | None = None
+    """float32 [B, L, H]: see `training.auxiliary`; NaN where nothing is to be learned. None without heads."""
+    auxiliary_totals: Tensor | None = None
+    """float32 [H]: known targets of each head over all workers."""
 
 
 class SequenceBatches:
@@ -58,7 +63,7 @@ class SequenceBatches:
     ) -> None:
         """`learn_first`: a user's first event is a target too, of the query of no history; for towers with profiles.
 
-        `durations` [N], seconds, NaN where unknown: for `finetune.watch_weight` alone.
+        `durations` [N], seconds, NaN where unknown: for `finetune.watch_weight` and auxiliary heads alone.
         """
         self.columns, self.num_items, self.cfg, self.length = columns, num_items, cfg, length
         self.seed, self.rank, self.num_workers, self.learn_first = seed, rank, num_workers, learn_first
@@ -66,7 +71,10 @@ class SequenceBatches:
         self.weight = target_weights(columns, cfg.event_weights)
         if cfg.watch_weight:
             self.weight = self.weight * watch_weights(columns, durations, cfg.watch_weight)
-        self.ordered, self.ordered_weight = columns, self.weight
+        self.auxiliary = None
+        if cfg.auxiliary_weights:
+            self.auxiliary = auxiliary_targets(columns, _needed(durations, "auxiliary_weights"))
+        self.ordered = (columns, self.weight, self.auxiliary)
         self.frequency = np.bincount(columns.item_idx, self.weight, num_items) / max(self.weight.sum(), 1e-9)
         counts = np.diff(columns.starts)
         self.users = np.flatnonzero((counts >= 2) & self._has_target())
@@ -95,7 +103,7 @@ class SequenceBatches:
     def __call__(self, epoch: int) -> Iterator[SequenceBatch]:
         rng = np.random.default_rng([self.seed, epoch, 1])
         if self.cfg.unordered:
-            self.columns, self.weight = shuffled(self.ordered, self.ordered_weight, rng)
+            self.columns, self.weight, self.auxiliary = shuffled(*self.ordered, rng)
         users = rng.permutation(self.users)
         for step in range(self.steps_per_epoch):
             chosen = users[step * self.global_batch : (step + 1) * self.global_batch]
@@ -106,7 +114,7 @@ class SequenceBatches:
         target_rows = np.concatenate([np.arange(self._first_target(span), span[1]) for span in spans])
         candidates, log_q, is_negative = self._candidates(target_rows, rng)
         mine = spans[self.rank :: self.num_workers]
-        target_idx, weight = self._targets(mine)
+        target_idx, weight, auxiliary = self._targets(mine)
         return SequenceBatch(
             history=pad_histories(self.columns, [(start, stop - 1) for start, stop in mine], self.length),
             target_idx=target_idx,
@@ -115,6 +123,8 @@ class SequenceBatches:
             log_q=log_q,
             total_weight=float(self.weight[target_rows].sum()),
             is_negative=is_negative,
+            auxiliary=auxiliary,
+            auxiliary_totals=None if self.auxiliary is None else _num_known(self.auxiliary[target_rows]),
         )
 
     def _window(self, user: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -133,15 +143,19 @@ class SequenceBatches:
         start, stop = span
         return start if start in self.beginnings and stop - start <= self.length else start + 1
 
-    def _targets(self, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    def _targets(self, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor | None]:
         target_idx = np.zeros((len(spans), self.length), np.int64)
         weight = np.zeros((len(spans), self.length), np.float32)
+        auxiliary = np.full((len(spans), self.length, len(AUXILIARY_HEADS)), np.nan, np.float32)
         for row, (start, stop) in enumerate(spans):
             first = self._first_target((start, stop))
             count = stop - first
             target_idx[row, -count:] = self.columns.item_idx[first:stop]
             weight[row, -count:] = self.weight[first:stop]
-        return torch.from_numpy(target_idx), torch.from_numpy(weight)
+            if self.auxiliary is not None:
+                auxiliary[row, -count:] = self.auxiliary[first:stop]
+        told = None if self.auxiliary is None else torch.from_numpy(auxiliary)
+        return torch.from_numpy(target_idx), torch.from_numpy(weight), told
 
     def _candidates(
         self, target_rows: npt.NDArray[np.int64], rng: np.random.Generator
@@ -189,17 +203,29 @@ def watch_weights(
     Raises:
         ValueError: no durations were given.
     """
-    if durations is None:
-        raise ValueError("finetune.watch_weight > 0 needs the durations of the catalogue; pass durations")
-    quantile = watch_quantiles(columns.watch_ratio, durations[columns.item_idx])
+    quantile = watch_quantiles(columns.watch_ratio, _needed(durations, "watch_weight")[columns.item_idx])
     return np.nan_to_num(1 + watch_weight * (2 * quantile - 1), nan=1.0).astype(np.float32)
 
 
+def _needed(durations: npt.NDArray[np.float32] | None, setting: str) -> npt.NDArray[np.float32]:
+    if durations is None:
+        raise ValueError(f"finetune.{setting} needs the durations of the catalogue; pass durations")
+    return durations
+
+
+def _num_known(auxiliary: npt.NDArray[np.float32]) -> Tensor:
+    """float32 [H]: targets of each head that are known."""
+    return torch.from_numpy((~np.isnan(auxiliary)).sum(0).astype(np.float32))
+
+
 def shuffled(
-    columns: EventColumns, weight: npt.NDArray[np.float32], rng: np.random.Generator
-) -> tuple[EventColumns, npt.NDArray[np.float32]]:
-    """The same events, those of each user in a random order, at the times that stood there; weights follow events."""
+    columns: EventColumns,
+    weight: npt.NDArray[np.float32],
+    auxiliary: npt.NDArray[np.float32] | None,
+    rng: np.random.Generator,
+) -> tuple[EventColumns, npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """The same events, those of each user in a random order, at the times that stood there; targets follow events."""
     user = np.repeat(np.arange(len(columns.user_ids)), np.diff(columns.starts))
     order = np.lexsort((rng.random(len(user)), user))
     moved = {name: getattr(columns, name)[order] for name in ("item_idx", "event", "watch_ratio")}
-    return dataclasses.replace(columns, **moved), weight[order]
+    return dataclasses.replace(columns, **moved), weight[order], None if auxiliary is None else auxiliary[order]

@@ -24,6 +24,7 @@ from avrec_ray.towers.losses import (
     sigmoid_pair,
 )
 from avrec_ray.towers.two_tower import TwoTower
+from avrec_ray.training.auxiliary import AuxiliaryHeads, auxiliary_losses
 from avrec_ray.training.config import FinetuneConfig
 from avrec_ray.training.distributed import gather_rows, world
 from avrec_ray.training.sequence_batches import SequenceBatch
@@ -111,6 +112,7 @@ class FinetuneStep(nn.Module):
         """`items` are the cached tokens of the catalogue, `warm` bool [N] marks items with training behaviour."""
         super().__init__()
         self.towers, self.cfg = towers, cfg or FinetuneConfig()
+        self.heads = AuxiliaryHeads(towers.cfg.embedding_dim) if self.cfg.auxiliary_weights else None
         # Buffers, so that `.to(device)` moves them; not persistent, so that checkpoints hold the model alone.
         for name in MODALITIES:
             self.register_buffer(f"{name}_tokens", items.tokens[name], persistent=False)
@@ -118,9 +120,12 @@ class FinetuneStep(nn.Module):
         self.register_buffer("warm", warm, persistent=False)
 
     def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
-        """`loss` to minimise: weighted mean cross entropy over all targets of the step."""
+        """`loss` to minimise: weighted mean cross entropy over all targets of the step, and what heads add to it."""
         _, num_workers = world()
-        used_U = torch.unique(torch.cat([batch.history.item_rows(), batch.candidate_idx]))
+        read = [batch.history.item_rows(), batch.candidate_idx]
+        if batch.auxiliary is not None:
+            read.append(batch.target_idx.flatten())  # what was skipped is no candidate
+        used_U = torch.unique(torch.cat(read))
         row_of_item = self._positions(used_U)
         embeddings_UD = self.towers.embed_items(self._tokens(used_U), used_U, cast(Tensor, self.warm)[used_U])
         queries_BLD = self.towers.queries(batch.history, embeddings_UD, row_of_item)
@@ -133,8 +138,24 @@ class FinetuneStep(nn.Module):
             self._barred(batch, chosen_BL),
             batch.log_q,
         )
-        total = (loss_Q * batch.weight[chosen_BL]).sum()
-        return {"loss": total * num_workers / max(batch.total_weight, 1e-9), "scale": self.towers.scale().detach()}
+        loss = (loss_Q * batch.weight[chosen_BL]).sum() * num_workers / max(batch.total_weight, 1e-9)
+        extra = self._auxiliary(batch, queries_BLD, embeddings_UD, row_of_item)
+        shown = {name: value.detach() * num_workers for name, value in extra.items()}
+        for name, value in extra.items():
+            loss = loss + self.cfg.auxiliary_weights[name] * num_workers * value
+        return {"loss": loss, **shown, "scale": self.towers.scale().detach()}
+
+    def _auxiliary(
+        self, batch: SequenceBatch, queries_BLD: Tensor, embeddings_UD: Tensor, row_of_item: Tensor
+    ) -> dict[str, Tensor]:
+        """This worker's share of each auxiliary loss."""
+        if self.heads is None or batch.auxiliary is None or batch.auxiliary_totals is None:
+            return {}
+        known_BL = (~batch.auxiliary.isnan()).any(-1)
+        items_QD = embeddings_UD[row_of_item[batch.target_idx[known_BL]]]
+        logits_QH = self.heads(queries_BLD[known_BL], items_QD)
+        wanted = self.cfg.auxiliary_weights
+        return auxiliary_losses(logits_QH, batch.auxiliary[known_BL], batch.auxiliary_totals, wanted)
 
     def _tokens(self, rows: Tensor) -> ItemTokens:
         return ItemTokens(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
@@ -37,13 +38,14 @@ def clips_of(rank: int, num_workers: int) -> ItemInputs:
     return ItemInputs(**{name: value[rank::num_workers] for name, value in vars(inputs).items()})
 
 
-FINETUNINGS: dict[str, dict[str, str]] = {
+FINETUNINGS: dict[str, dict[str, Any]] = {
     "full": {"negatives": "full"},
     "mixed": {"negatives": "mixed"},
     "in_batch": {"negatives": "in_batch", "mask_own": "none"},
     "uniform": {"negatives": "uniform", "mask_own": "history"},
     "corrected": {"negatives": "mixed", "loss": "corrected", "mask_own": "history"},
     "gbce": {"negatives": "uniform", "loss": "gbce"},
+    "auxiliary": {"negatives": "mixed", "auxiliary_weights": {"like": 0.5, "watch": 1.0, "skip": 0.2}},
 }
 """Name of a fine-tuning -> what of its config is not the default."""
 STEPS = ("infonce", "siglip", "chunked", *FINETUNINGS)
@@ -62,7 +64,9 @@ def finetuning(name: str, num_workers: int) -> FinetuneConfig:
 def sequences_of(rank: int, num_workers: int, cfg: FinetuneConfig) -> SequenceBatch:
     """This worker's share of one step."""
     columns = random_columns(GLOBAL_BATCH, NUM_ITEMS, seed=4)
-    return next(iter(SequenceBatches(columns, NUM_ITEMS, cfg, CFG.history_length, 0, rank, num_workers)(0)))
+    durations = np.linspace(5, 60, NUM_ITEMS, dtype=np.float32)
+    batches = SequenceBatches(columns, NUM_ITEMS, cfg, CFG.history_length, 0, rank, num_workers, durations=durations)
+    return next(iter(batches(0)))
 
 
 def steps(rank: int, num_workers: int) -> Iterator[tuple[str, nn.Module, Any]]:
