@@ -3,12 +3,15 @@
 from dataclasses import dataclass, field
 
 from avrec_ray.dataclass_io import check_choice, check_range
+from avrec_ray.errors import ConfigError
 from avrec_ray.retrieval.config import NeighbourConfig
 from avrec_ray.training.config import OptimConfig
 
 TARGETS = ("choose", "like", "finish", "skip")
 """What the heads predict: any positive event, like/favorite/share, watched to the end, turned down."""
 
+SCORES = {"matcher": 0, "taste": 3, "session": 4}
+"""What speaks for a candidate, and which context feature it is: the matcher, and both tables of neighbours."""
 NUM_CONTEXT = 6
 """Features of a candidate beyond its moments, see `lists.context_features`."""
 
@@ -29,6 +32,8 @@ class RerankerConfig:
     """What the same users chose, in any order, asked with the whole history."""
     session: NeighbourConfig = field(default_factory=lambda: NeighbourConfig(step_decay=0.9, recency=0.8))
     """What users chose shortly before and after, asked with the newest choices."""
+    scores: list[str] = field(default_factory=lambda: list(SCORES))
+    """Keys of SCORES that are weighed; the others say who is a candidate, and no more."""
     cold_neighbours: int = 500
     """Items that speak for each item that nobody chose, as its content tells; 0: none do."""
     popularity_half_life_days: float = 7.0
@@ -46,6 +51,10 @@ class RerankerConfig:
 
     def __post_init__(self) -> None:
         check_range("reranker.num_interests", self.num_interests, 1)
+        for name in self.scores:
+            check_choice("reranker.scores", name, SCORES)
+        if not self.scores:
+            raise ConfigError(f"reranker.scores is empty; expected at least one of {list(SCORES)}")
         check_range("reranker.cold_neighbours", self.cold_neighbours, 0)
         check_range("reranker.popularity_half_life_days", self.popularity_half_life_days, 1e-3)
         check_range("reranker.num_candidates", self.num_candidates, 2)

@@ -12,14 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avrec_ray.ranking.config import TARGETS
+from avrec_ray.ranking.config import SCORES, TARGETS
 from avrec_ray.ranking.training import RerankBatches, RerankStep
 from avrec_ray.training.config import OptimConfig
 from avrec_ray.training.fit import build_optimizer, fit
 
 CHOOSE = TARGETS.index("choose")
-SCORES = (0, 3, 4)
-"""Context features that speak for a candidate: the matcher's score and both tables of neighbours."""
 _LISTS_AT_ONCE = 32
 
 
@@ -87,9 +85,10 @@ def weigh_context(step: RerankStep, batches: RerankBatches) -> None:
     chosen_BK = lists.labels[..., CHOOSE]
     target_BK = chosen_BK / chosen_BK.sum(1, keepdim=True)
     used_C = torch.ones(lists.context.shape[-1])
+    used_C[[feature for name, feature in SCORES.items() if name not in batches.cfg.scores]] = 0.0
     for _ in range(1 + len(SCORES)):
         weight_C = _solve(lists.context * used_C, target_BK, step.model.context.weight[CHOOSE].detach()) * used_C
-        against = [feature for feature in SCORES if weight_C[feature] < 0]
+        against = [feature for feature in SCORES.values() if weight_C[feature] < 0]
         if not against:
             break
         used_C[against] = 0.0

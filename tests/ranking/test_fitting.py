@@ -1,8 +1,11 @@
 """Early stopping: what is kept helped the users set aside most, and where nothing is learned nothing changes."""
 
 import numpy as np
+import pytest
 import torch
 
+from avrec_ray.errors import ConfigError
+from avrec_ray.ranking.config import SCORES, RerankerConfig
 from avrec_ray.ranking.fitting import fit_reranker, held_out_loss, weigh_context
 from tests.ranking.taste_problem import taste_problem
 
@@ -54,6 +57,20 @@ def test_fit_without_lists_changes_nothing() -> None:
     batches.useful = batches.useful[:0]
     fitted = fit_reranker(step, batches, batches.cfg.optim, np.arange(0))
     assert (fitted.epochs, fitted.best_epoch, fitted.before) == ([], 0, 0.0)
+
+
+def test_scores_that_are_not_wanted_get_no_weight() -> None:
+    batches, step = taste_problem(num_users=80)
+    batches.scores[:] = 4.0 * batches.labels[:, :, 0]
+    weigh_context(step, batches)
+    assert step.model.context.weight[0, SCORES["matcher"]] > 1
+    batches.cfg.scores = ["taste", "session"]
+    weigh_context(step, batches)
+    assert step.model.context.weight[0, SCORES["matcher"]] == 0
+    with pytest.raises(ConfigError, match="scores"):
+        RerankerConfig(scores=["popularity"])
+    with pytest.raises(ConfigError, match="scores"):
+        RerankerConfig(scores=[])
 
 
 def test_a_score_is_never_counted_against_what_it_speaks_for() -> None:
