@@ -19,6 +19,8 @@ from avrec_ray.training.fit import build_optimizer, fit
 
 CHOOSE = TARGETS.index("choose")
 _LISTS_AT_ONCE = 32
+_LEAST_DEVIATION = 1e-5
+"""Of a feature within lists; below is rounding."""
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,27 @@ def weigh_context(step: RerankStep, batches: RerankBatches) -> None:
 
 
 def _solve(context_BKC: Tensor, target_BK: Tensor, start_C: Tensor) -> Tensor:
-    """Weights [C] of the least listwise loss."""
-    weight_C = start_C.clone().requires_grad_(True)
-    solver = torch.optim.LBFGS([weight_C], max_iter=100, line_search_fn="strong_wolfe")
+    """Weights [C] of the least listwise loss; 0 where a feature never differs within a list.
+
+    Solved in units of each feature's deviation within lists: what tables of neighbours say may be a hundredth of a
+    matcher's score, and L-BFGS would stop before such a weight has grown.
+    """
+    centred_BKC = (context_BKC - context_BKC.mean(1, keepdim=True)).double()
+    deviation_C = centred_BKC.square().mean((0, 1)).sqrt()
+    varies_C = deviation_C > _LEAST_DEVIATION
+    unit_C = torch.where(varies_C, deviation_C, 1.0)
+    scaled_BKC, target_BK = centred_BKC / unit_C * varies_C, target_BK.double()
+    weight_C = (start_C.double() * unit_C * varies_C).requires_grad_(True)
+    solver = torch.optim.LBFGS([weight_C], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = F.cross_entropy(context_BKC @ weight_C, target_BK)
+        value = F.cross_entropy(scaled_BKC @ weight_C, target_BK)
         value.backward()
         return value
 
     solver.step(loss)
-    return weight_C.detach()
+    return (weight_C.detach() / unit_C).to(start_C.dtype)
 
 
 @torch.inference_mode()

@@ -59,6 +59,19 @@ def test_fit_without_lists_changes_nothing() -> None:
     assert (fitted.epochs, fitted.best_epoch, fitted.before) == ([], 0, 0.0)
 
 
+def test_a_score_of_small_numbers_gets_the_weight_of_the_same_score_in_large_ones() -> None:
+    batches, step = taste_problem(num_users=80)
+    rng = np.random.default_rng(0)
+    noisy = (batches.labels[:, :, 0] + rng.normal(size=batches.scores.shape)).astype(np.float32)
+    weights = []
+    for unit in (1.0, 1e-4):
+        batches.scores[:] = unit * noisy
+        weigh_context(step, batches)
+        weights.append(step.model.context.weight[0, SCORES["matcher"]].item() * unit)
+    assert weights[0] > 0.5
+    assert weights[1] == pytest.approx(weights[0], rel=1e-3)
+
+
 def test_scores_that_are_not_wanted_get_no_weight() -> None:
     batches, step = taste_problem(num_users=80)
     batches.scores[:] = 4.0 * batches.labels[:, :, 0]
