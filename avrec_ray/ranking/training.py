@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from avrec_ray.ranking.config import TARGETS, RerankerConfig
 from avrec_ray.ranking.interaction import AttentionReranker
 from avrec_ray.ranking.lists import Interests, ItemArrays, context_features, interests_of
-from avrec_ray.training.histories import EVENT_CODES, POSITIVE_CODES, EventColumns
+from avrec_ray.training.histories import LIKE_CODES, POSITIVE_CODES, SKIP_CODES, EventColumns
 
-LIKE_CODES = np.array([EVENT_CODES[name] for name in ("like", "favorite", "share")])
-SKIP_CODES = np.array([EVENT_CODES[name] for name in ("skip", "dislike", "report")])
 FINISHED_RATIO = 0.9
 """Watched share from which an item counts as finished."""
 

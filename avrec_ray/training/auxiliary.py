@@ -14,11 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avrec_ray.training.config import AUXILIARY_HEADS
-from avrec_ray.training.histories import EVENT_CODES, EventColumns
+from avrec_ray.training.histories import LIKE_CODES, SKIP_CODES, EventColumns
 from avrec_ray.training.watch_quantiles import watch_quantiles
-from avrec_ray.types import NEGATIVE_EVENTS
-
-LIKES = ("like", "favorite", "share")
 
 
 def auxiliary_targets(columns: EventColumns, durations: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -29,8 +26,8 @@ def auxiliary_targets(columns: EventColumns, durations: npt.NDArray[np.float32])
     Args:
         durations: [N] seconds of the catalogue, NaN where unknown.
     """
-    liked = np.isin(columns.event, [EVENT_CODES[name] for name in LIKES])
-    skipped = np.isin(columns.event, [EVENT_CODES[name] for name in NEGATIVE_EVENTS])
+    liked = np.isin(columns.event, LIKE_CODES)
+    skipped = np.isin(columns.event, SKIP_CODES)
     watched = watch_quantiles(columns.watch_ratio, durations[columns.item_idx])
     targets = np.full((len(columns.item_idx), len(AUXILIARY_HEADS)), np.nan, np.float32)
     for user in range(len(columns.user_ids)):

@@ -14,11 +14,13 @@ import torch
 
 from avrec_ray.towers.two_tower import FriendBatch, HistoryBatch
 from avrec_ray.training.profiles import UserProfiles
-from avrec_ray.types import EVENTS, POSITIVE_EVENTS, Event
+from avrec_ray.types import EVENTS, NEGATIVE_EVENTS, POSITIVE_EVENTS, Event
 
 EVENT_CODES = {name: 1 + index for index, name in enumerate(EVENTS)}
 """Code of each event in arrays; 0 is padding."""
 POSITIVE_CODES = np.array([EVENT_CODES[name] for name in POSITIVE_EVENTS])
+LIKE_CODES = np.array([EVENT_CODES[name] for name in ("like", "favorite", "share")])
+SKIP_CODES = np.array([EVENT_CODES[name] for name in NEGATIVE_EVENTS])
 
 
 @dataclass(eq=False)
