@@ -6,6 +6,7 @@
     reranker.safetensors
     taste_neighbours.safetensors       item-to-item tables, see NeighbourConfig
     session_neighbours.safetensors
+    content.safetensors                a vector an item, by which its content is compared with other items'
     items.parquet                      the catalogue: facts of each item, tags, popularity
     embeddings.parquet moments.parquet one row an item, one row a moment
     users.parquet                      hashed attributes and friends, only where the towers read them
@@ -39,13 +40,14 @@ from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.vector_tables import moment_arrays, vectors_of
 from avrec_ray.training.profiles import UserProfiles, load_profiles
 
-FORMAT = 2
+FORMAT = 3
 """Version of the directory layout."""
 
 NEIGHBOUR_FILES = ("taste_neighbours.safetensors", "session_neighbours.safetensors")
+CONTENT_FILE = "content.safetensors"
 REQUIRED_FILES = (
-    "towers.safetensors", "reranker.safetensors", *NEIGHBOUR_FILES, "items.parquet", "embeddings.parquet",
-    "moments.parquet",
+    "towers.safetensors", "reranker.safetensors", *NEIGHBOUR_FILES, CONTENT_FILE, "items.parquet",
+    "embeddings.parquet", "moments.parquet",
 )  # fmt: skip
 """Files without which nothing can be served; the index checks its own."""
 

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from avrec_ray.bundle import NEIGHBOUR_FILES, BundleMetadata, Catalogue, catalogue_table, save_bundle
+from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, BundleMetadata, Catalogue, catalogue_table, save_bundle
 from avrec_ray.ranking.config import RerankerConfig
+from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.ranking.interaction import AttentionReranker
 from avrec_ray.retrieval.config import IndexConfig
 from avrec_ray.retrieval.index import build_index
@@ -69,6 +70,8 @@ def build_tiny_bundle(
         users, chosen = rng.integers(0, num_users, num_choices), rng.integers(0, len(items), num_choices)
         for name, table in zip(NEIGHBOUR_FILES, (ranking.taste, ranking.session), strict=True):
             fit_neighbours(users, chosen, num_users, len(items), table).save(staging / name)
+        content = rng.normal(size=(len(items), 6)) / np.sqrt(6)
+        ContentLikeness(content.astype(np.float16)).save(staging / CONTENT_FILE)
         pq.write_table(catalogue_table(items), staging / "items.parquet")
         profiles = tiny_profiles(random_columns(8, len(items), seed), cfg).profiles
         if profiles is not None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from avrec_ray.bundle import NEIGHBOUR_FILES, BundleMetadata, catalogue_table, load_bundle, save_bundle
+from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, BundleMetadata, catalogue_table, load_bundle, save_bundle
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.pipelines.catalogue import build_catalogue, item_durations, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import model_version
-from avrec_ray.pipelines.neighbour_tables import fit_tables
+from avrec_ray.pipelines.item_to_item import fit_item_to_item
 from avrec_ray.pipelines.profiles import read_profiles
 from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, fingerprint_of, require_record
@@ -71,9 +71,10 @@ def _write_parts(root: Path, job: JobConfig, staging: Path) -> None:
     shutil.copytree(root / "index", staging / "index")
     item_ids = pq.read_table(staging / "embeddings.parquet", columns=["item_id"])["item_id"].to_pylist()
     parts = read_split(root).fitted
-    tables = fit_tables(root, job, parts, item_ids)
-    for table, name in zip((tables.taste, tables.session), NEIGHBOUR_FILES, strict=True):
+    item_to_item = fit_item_to_item(root, job, parts, item_ids)
+    for table, name in zip((item_to_item.taste, item_to_item.session), NEIGHBOUR_FILES, strict=True):
         table.save(staging / name)
+    item_to_item.content.save(staging / CONTENT_FILE)
     items = read_items(root / "tables" / "items.parquet", item_ids)
     fitted = read_fitted(root, parts)
     catalogue = build_catalogue(items, fitted, item_durations(items), job.reranker.popularity_half_life_days)

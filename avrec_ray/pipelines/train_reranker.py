@@ -16,14 +16,14 @@ from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import StageError
 from avrec_ray.pipelines.catalogue import item_durations, popularity_shares, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import CatalogueVectors, embed_catalogue
-from avrec_ray.pipelines.neighbour_tables import fit_tables
+from avrec_ray.pipelines.item_to_item import fit_item_to_item
 from avrec_ray.pipelines.profiles import read_profiles
 from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.ranking.fitting import FittedReranker, fit_reranker
 from avrec_ray.ranking.interaction import AttentionReranker
-from avrec_ray.ranking.lists import ItemArrays, NeighbourTables
+from avrec_ray.ranking.lists import ItemArrays, ItemToItem, chosen_items
 from avrec_ray.ranking.training import RerankBatches, RerankQuery, RerankStep, held_out_queries
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights, save_weights
@@ -51,7 +51,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         after = min([fitted.before, fitted.blended, *(losses["held_out"] for losses in fitted.epochs)])
         stage.log(
             f"{result['num_lists']} lists, {result['seconds']:.1f} s; listwise loss of {result['num_held_out']} lists "
-            f"of other users: matcher {fitted.before:.4f}, with popularity and neighbours {fitted.blended:.4f}, best "
+            f"of other users: matcher {fitted.before:.4f}, with the other scores {fitted.blended:.4f}, best "
             f"{after:.4f} after {fitted.best_epoch} epochs of attention"
         )
         return {
@@ -84,12 +84,12 @@ def _fit_reranker(root: str, job: JobConfig, vectors: CatalogueVectors, output: 
     columns, queries = held_out_lists(folder, job, vectors.item_ids)
     if not queries:
         raise StageError("train_reranker: no user has held-out behaviour; raise evaluation.split.valid_fraction")
-    tables = fit_tables(folder, job, ("train",), vectors.item_ids)
-    candidate_idx, scores, spoken_for = matcher_candidates(
-        folder, job, vectors.item_ids, items, tables, columns, queries
+    item_to_item = fit_item_to_item(folder, job, ("train",), vectors.item_ids)
+    candidate_idx, scores, said = matcher_candidates(
+        folder, job, vectors.item_ids, items, item_to_item, columns, queries
     )
     popularity = items.popularity.numpy()
-    batches = RerankBatches(columns, queries, candidate_idx, scores, spoken_for, popularity, job.reranker, job.seed)
+    batches = RerankBatches(columns, queries, candidate_idx, scores, said, popularity, job.reranker, job.seed)
     held_out = batches.hold_out(job.reranker.held_out_share)
     step = RerankStep(AttentionReranker(job.reranker, job.towers.embedding_dim), items)
     began = time.monotonic()
@@ -151,12 +151,12 @@ def matcher_candidates(
     job: JobConfig,
     item_ids: list[str],
     items: ItemArrays,
-    tables: NeighbourTables,
+    item_to_item: ItemToItem,
     columns: EventColumns,
     queries: list[RerankQuery],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Unseen candidates of each query [Q, K], as a request would get them: the best of the towers and of the session's
-    neighbours, their scaled scores by the towers [Q, K], and what the tables say of each [Q, K, 2].
+    neighbours, their scaled scores by the towers [Q, K], and what chosen items say of each [Q, K, 3].
 
     All lists are as long: what both name is made up for by the next best of the towers.
     """
@@ -167,21 +167,22 @@ def matcher_candidates(
     candidates = read_split(folder).candidates_at("valid")
     allowed = np.isin(item_ids, candidates) if candidates is not None else np.ones(len(item_ids), bool)
     k = min(job.reranker.num_candidates + job.matcher.num_neighbours, int(allowed.sum()))
-    found, scores, spoken_for = [], [], []
+    found, scores, said = [], [], []
     # A choice that the matcher missed is not put in: it would teach that the matcher's lowest scores are the best.
     for start in range(0, len(queries), 256):
         chunk = queries[start : start + 256]
         history = pad_histories(columns, [(q.start, q.stop) for q in chunk], job.towers.history_length)
         logits = towers.queries(history, items.embeddings)[:, -1] @ items.embeddings.T * towers.scale()
         for query, logits_N in zip(chunk, logits.numpy(), strict=True):
-            speaking_N2 = tables.scores(columns, (query.start, query.stop))
+            span = (query.start, query.stop)
+            named_N = item_to_item.session.scores(chosen_items(columns, span))
             barred = ~allowed
-            barred[columns.item_idx[query.start : query.stop]] = True
-            best = union_of_best(logits_N, speaking_N2[:, 1], barred, k, job.matcher.num_neighbours)
+            barred[columns.item_idx[slice(*span)]] = True
+            best = union_of_best(logits_N, named_N, barred, k, job.matcher.num_neighbours)
             found.append(best)
             scores.append(logits_N[best])
-            spoken_for.append(speaking_N2[best])
-    return np.stack(found), np.stack(scores), np.stack(spoken_for)
+            said.append(item_to_item.scores(columns, span, best))
+    return np.stack(found), np.stack(scores), np.stack(said)
 
 
 def union_of_best(

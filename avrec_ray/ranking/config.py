@@ -10,9 +10,9 @@ from avrec_ray.training.config import OptimConfig
 TARGETS = ("choose", "like", "finish", "skip")
 """What the heads predict: any positive event, like/favorite/share, watched to the end, turned down."""
 
-SCORES = {"matcher": 0, "taste": 3, "session": 4}
-"""What speaks for a candidate, and which context feature it is: the matcher, and both tables of neighbours."""
-NUM_CONTEXT = 6
+SCORES = {"matcher": 0, "taste": 3, "session": 4, "content": 5}
+"""What speaks for a candidate, and which context feature it is: the matcher, both tables of neighbours, content."""
+NUM_CONTEXT = 7
 """Features of a candidate beyond its moments, see `lists.context_features`."""
 
 
@@ -36,6 +36,8 @@ class RerankerConfig:
     """Keys of SCORES that are weighed; the others say who is a candidate, and no more."""
     cold_neighbours: int = 500
     """Items that speak for each item that nobody chose, as its content tells; 0: none do."""
+    content_dim: int = 128
+    """Numbers an item by which its content is compared with that of what a user chose."""
     popularity_half_life_days: float = 7.0
     """Recent popularity: a choice counts half for each so many days before the newest one of all."""
     num_candidates: int = 100
@@ -56,6 +58,7 @@ class RerankerConfig:
         if not self.scores:
             raise ConfigError(f"reranker.scores is empty; expected at least one of {list(SCORES)}")
         check_range("reranker.cold_neighbours", self.cold_neighbours, 0)
+        check_range("reranker.content_dim", self.content_dim, 1)
         check_range("reranker.popularity_half_life_days", self.popularity_half_life_days, 1e-3)
         check_range("reranker.num_candidates", self.num_candidates, 2)
         check_range("reranker.candidates_per_step", self.candidates_per_step, 2)

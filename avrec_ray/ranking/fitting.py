@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from avrec_ray.ranking.conditional_logit import fit_weights
 from avrec_ray.ranking.config import SCORES, TARGETS
 from avrec_ray.ranking.training import RerankBatches, RerankStep
 from avrec_ray.training.config import OptimConfig
@@ -19,8 +18,6 @@ from avrec_ray.training.fit import build_optimizer, fit
 
 CHOOSE = TARGETS.index("choose")
 _LISTS_AT_ONCE = 32
-_LEAST_DEVIATION = 1e-5
-"""Of a feature within lists; below is rounding."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +39,10 @@ def fit_reranker(
 ) -> FittedReranker:
     """Train on `batches` and leave in `step` the weights of the epoch with the least listwise loss on `held_out`.
 
-    The weights of the context (matcher, popularity, neighbours) are a convex problem of six numbers and are solved
-    first; by gradient steps of the size that attention bears they would not arrive. Few lists and many weights overfit
-    within a few epochs. The matcher's own order takes part in the choice: where nothing can be learned, reranking
-    changes nothing.
+    The weights of the context (matcher, popularity, what chosen items say) are a convex problem of seven numbers and
+    are solved first; by gradient steps of the size that attention bears they would not arrive. Few lists and many
+    weights overfit within a few epochs. The matcher's own order takes part in the choice: where nothing can be learned,
+    reranking changes nothing.
 
     Args:
         held_out: rows of `batches` that training leaves out, as `RerankBatches.hold_out` gives them.
@@ -74,11 +71,10 @@ def fit_reranker(
 
 
 def weigh_context(step: RerankStep, batches: RerankBatches) -> None:
-    """Set the weights of the context features for `choose` to those of the least listwise loss on the training lists,
-    by L-BFGS (a conditional logit; McFadden 1974).
+    """Set the weights of the context features for `choose` to those of the least listwise loss on the training lists.
 
     A score never counts against what it speaks for: where two scores say nearly the same, one would be taken from the
-    other, which fits the training lists and no others. What comes out below 0 is left out, and the rest solved anew.
+    other, which fits the training lists and no others.
     """
     rows = batches.useful[batches.labels[batches.useful, :, CHOOSE].any(1)]
     if not len(rows):
@@ -86,40 +82,12 @@ def weigh_context(step: RerankStep, batches: RerankBatches) -> None:
     lists = batches.batch(rows)
     chosen_BK = lists.labels[..., CHOOSE]
     target_BK = chosen_BK / chosen_BK.sum(1, keepdim=True)
-    used_C = torch.ones(lists.context.shape[-1])
+    used_C, may_oppose_C = np.ones(lists.context.shape[-1]), np.ones(lists.context.shape[-1], np.bool_)
     used_C[[feature for name, feature in SCORES.items() if name not in batches.cfg.scores]] = 0.0
-    for _ in range(1 + len(SCORES)):
-        weight_C = _solve(lists.context * used_C, target_BK, step.model.context.weight[CHOOSE].detach()) * used_C
-        against = [feature for feature in SCORES.values() if weight_C[feature] < 0]
-        if not against:
-            break
-        used_C[against] = 0.0
+    may_oppose_C[list(SCORES.values())] = False
+    weight_C = fit_weights(lists.context.numpy() * used_C, target_BK.numpy(), may_oppose_C)
     with torch.no_grad():
-        step.model.context.weight[CHOOSE] = weight_C
-
-
-def _solve(context_BKC: Tensor, target_BK: Tensor, start_C: Tensor) -> Tensor:
-    """Weights [C] of the least listwise loss; 0 where a feature never differs within a list.
-
-    Solved in units of each feature's deviation within lists: what tables of neighbours say may be a hundredth of a
-    matcher's score, and L-BFGS would stop before such a weight has grown.
-    """
-    centred_BKC = (context_BKC - context_BKC.mean(1, keepdim=True)).double()
-    deviation_C = centred_BKC.square().mean((0, 1)).sqrt()
-    varies_C = deviation_C > _LEAST_DEVIATION
-    unit_C = torch.where(varies_C, deviation_C, 1.0)
-    scaled_BKC, target_BK = centred_BKC / unit_C * varies_C, target_BK.double()
-    weight_C = (start_C.double() * unit_C * varies_C).requires_grad_(True)
-    solver = torch.optim.LBFGS([weight_C], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        value = F.cross_entropy(scaled_BKC @ weight_C, target_BK)
-        value.backward()
-        return value
-
-    solver.step(loss)
-    return (weight_C.detach() / unit_C).to(start_C.dtype)
+        step.model.context.weight[CHOOSE] = torch.from_numpy(weight_C)
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.retrieval.neighbours import ItemNeighbours
 from avrec_ray.training.histories import POSITIVE_CODES, EventColumns
 
@@ -67,27 +68,45 @@ def newest_chosen(columns: EventColumns, start: int, stop: int, limit: int) -> n
 
 
 @dataclass(eq=False)
-class NeighbourTables:
-    """The item-to-item tables that speak for candidates."""
+class ItemToItem:
+    """What items that the user chose say of others: by behaviour, in two tables, and by content."""
 
     taste: ItemNeighbours
     session: ItemNeighbours
+    content: ContentLikeness
 
-    def scores(self, columns: EventColumns, span: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """float32 [N, 2]: how much the items chosen in rows [start, stop) speak for each item."""
-        rows = slice(*span)
-        chosen = columns.item_idx[rows][np.isin(columns.event[rows], POSITIVE_CODES)]
-        return np.stack([self.taste.scores(chosen), self.session.scores(chosen)], 1)
+    def scores(
+        self, columns: EventColumns, span: tuple[int, int], rows: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """float32 [K, 3]: how much the items chosen in [start, stop) speak for each of `rows` of the catalogue.
+
+        What a table says is told in units of its root mean square over the catalogue: else the weights would be those
+        of the users of whose choices most is known.
+        """
+        chosen = chosen_items(columns, span)
+        tables = [_relative(table.scores(chosen))[rows] for table in (self.taste, self.session)]
+        return np.stack([*tables, self.content.scores(chosen, rows)], 1)
 
 
-def context_features(matcher_score_BK: Tensor, popularity_BK2: Tensor, neighbour_score_BK2: Tensor) -> Tensor:
+def _relative(said_N: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    size = np.sqrt(np.mean(said_N.astype(np.float64) ** 2))
+    return np.asarray(said_N / size, np.float32) if size > 0 else said_N
+
+
+def chosen_items(columns: EventColumns, span: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Items of the positive events in rows [start, stop), oldest first."""
+    rows = slice(*span)
+    return np.asarray(columns.item_idx[rows][np.isin(columns.event[rows], POSITIVE_CODES)])
+
+
+def context_features(matcher_score_BK: Tensor, popularity_BK2: Tensor, item_to_item_BK3: Tensor) -> Tensor:
     """What is known of each candidate beyond its moments, float32 [B, K, NUM_CONTEXT].
 
     The matcher's scaled score; log popularity of all time and of late (floored at one in a million); log1p of what the
-    two tables of neighbours say, with its sign; and 1 where nobody chose it yet: then popularity is missing, not low.
+    chosen items say, with its sign; and 1 where nobody chose it yet: then popularity is missing, not low.
     """
     log_popularity_BK2 = torch.log(popularity_BK2.clamp(min=1e-6))
-    neighbour_BK2 = neighbour_score_BK2.sign() * torch.log1p(neighbour_score_BK2.abs())  # EASE speaks against, too
+    said_BK3 = item_to_item_BK3.sign() * torch.log1p(item_to_item_BK3.abs())  # EASE speaks against, too
     is_cold_BK = (popularity_BK2[..., 0] <= 0).to(matcher_score_BK.dtype)
-    parts = [matcher_score_BK[..., None], log_popularity_BK2, neighbour_BK2, is_cold_BK[..., None]]
+    parts = [matcher_score_BK[..., None], log_popularity_BK2, said_BK3, is_cold_BK[..., None]]
     return torch.cat(parts, -1)

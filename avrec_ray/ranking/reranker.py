@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from avrec_ray.bundle import NEIGHBOUR_FILES, Bundle, load_bundle
+from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, Bundle, load_bundle
 from avrec_ray.errors import BundleError
+from avrec_ray.ranking.content_likeness import load_likeness
 from avrec_ray.ranking.interaction import AttentionReranker, combine
-from avrec_ray.ranking.lists import ItemArrays, NeighbourTables, context_features, interests_of
+from avrec_ray.ranking.lists import ItemArrays, ItemToItem, context_features, interests_of
 from avrec_ray.ranking.policy import PolicyConfig, apply_policy
 from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.towers.config import moment_layout
@@ -38,7 +39,7 @@ class Reranker:
         load_weights(self.bundle.path / "reranker.safetensors", self.model)
         self.model.eval()
         self.items = item_arrays(self.bundle)
-        self.neighbours = load_tables(self.bundle)
+        self.item_to_item = load_item_to_item(self.bundle)
         self.layout = moment_layout(self.bundle.metadata.towers.max_clips)
 
     def rerank(self, query: Query, candidates: Sequence[Candidate]) -> list[RankedItem]:
@@ -86,7 +87,7 @@ class Reranker:
         interests = interests_of(columns, [(0, len(columns.item_idx))], self.cfg.num_interests)
         matcher_scores = torch.tensor([[c.score for c in candidates]], dtype=torch.float32)
         candidate_idx = torch.from_numpy(rows)[None]
-        neighbours = self.neighbours.scores(columns, (0, len(columns.item_idx)))[rows]
+        said = self.item_to_item.scores(columns, (0, len(columns.item_idx)), rows)
         logits, attention = self.model(
             self.items.embeddings[interests.item_idx],
             interests.event,
@@ -94,7 +95,7 @@ class Reranker:
             interests.mask,
             self.items.moments[candidate_idx],
             self.items.moment_mask[candidate_idx],
-            context_features(matcher_scores, self.items.popularity[candidate_idx], torch.from_numpy(neighbours)[None]),
+            context_features(matcher_scores, self.items.popularity[candidate_idx], torch.from_numpy(said)[None]),
         )
         watched = np.where(interests.mask[0].numpy(), interests.item_idx[0].numpy(), -1)
         scores = combine(logits, self.cfg.target_weights)[0] if (watched >= 0).any() else matcher_scores[0]
@@ -137,7 +138,7 @@ def item_arrays(bundle: Bundle) -> ItemArrays:
     )
 
 
-def load_tables(bundle: Bundle) -> NeighbourTables:
-    """The bundle's item-to-item tables."""
+def load_item_to_item(bundle: Bundle) -> ItemToItem:
+    """The bundle's item-to-item tables, and its vectors of content."""
     taste, session = (load_neighbours(bundle.path / name, len(bundle.items)) for name in NEIGHBOUR_FILES)
-    return NeighbourTables(taste, session)
+    return ItemToItem(taste, session, load_likeness(bundle.path / CONTENT_FILE, len(bundle.items)))

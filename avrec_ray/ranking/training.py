@@ -83,7 +83,7 @@ def label_candidates(
 
 class RerankBatches:
     """Callable: epoch -> batches. `candidate_idx` int64 [Q, K] and `scores` float32 [Q, K] come from the matcher,
-    `neighbour_scores` float32 [Q, K, 2] from `NeighbourTables.scores`; `popularity` float32 [N, 2] as in ItemArrays."""
+    `item_to_item` float32 [Q, K, 3] from `ItemToItem.scores`; `popularity` float32 [N, 2] as in ItemArrays."""
 
     def __init__(
         self,
@@ -91,14 +91,14 @@ class RerankBatches:
         queries: Sequence[RerankQuery],
         candidate_idx: npt.NDArray[np.int64],
         scores: npt.NDArray[np.float32],
-        neighbour_scores: npt.NDArray[np.float32],
+        item_to_item: npt.NDArray[np.float32],
         popularity: npt.NDArray[np.float32],
         cfg: RerankerConfig,
         seed: int,
     ) -> None:
         self.columns, self.queries, self.cfg, self.seed = columns, queries, cfg, seed
         self.candidate_idx, self.scores, self.popularity = candidate_idx, scores, popularity
-        self.neighbour_scores = neighbour_scores
+        self.item_to_item = item_to_item
         self.labels = np.stack([label_candidates(columns, q, c) for q, c in zip(queries, candidate_idx, strict=True)])
         self.useful = np.flatnonzero(np.nan_to_num(self.labels).any((1, 2)))
 
@@ -140,11 +140,11 @@ class RerankBatches:
         scores = np.take_along_axis(self.scores[rows], columns, 1)
         labels = np.take_along_axis(self.labels[rows], columns[..., None], 1)
         popularity = torch.from_numpy(self.popularity[candidates])
-        neighbours = torch.from_numpy(np.take_along_axis(self.neighbour_scores[rows], columns[..., None], 1))
+        said = torch.from_numpy(np.take_along_axis(self.item_to_item[rows], columns[..., None], 1))
         return RerankBatch(
             interests=interests_of(self.columns, spans, self.cfg.num_interests),
             candidate_idx=torch.from_numpy(candidates),
-            context=context_features(torch.from_numpy(scores), popularity, neighbours),
+            context=context_features(torch.from_numpy(scores), popularity, said),
             labels=torch.from_numpy(labels),
         )
 

@@ -18,7 +18,8 @@ from avrec_ray.pipelines.finetune import build_work
 from avrec_ray.pipelines.profiles import read_profiles
 from avrec_ray.pipelines.train_reranker import held_out_lists, matcher_candidates
 from avrec_ray.ranking.config import RerankerConfig
-from avrec_ray.ranking.lists import ItemArrays, NeighbourTables
+from avrec_ray.ranking.content_likeness import ContentLikeness
+from avrec_ray.ranking.lists import ItemArrays, ItemToItem
 from avrec_ray.retrieval.config import NeighbourConfig
 from avrec_ray.retrieval.neighbours import fit_neighbours
 from avrec_ray.towers.config import TowersConfig
@@ -124,16 +125,17 @@ def test_candidates_of_the_reranker_read_what_friends_chose_in_training_alone(st
     vectors = torch.nn.functional.normalize(torch.randn(NUM_ITEMS, job.towers.embedding_dim), dim=1)
     items = ItemArrays(vectors, vectors[:, None], torch.ones(NUM_ITEMS, 1, dtype=torch.bool), torch.ones(NUM_ITEMS, 2))
     describe_split(storage)
-    tables = NeighbourTables(*(fit_neighbours(*np.zeros((2, 1), int), 1, NUM_ITEMS, NeighbourConfig()),) * 2)
+    table = fit_neighbours(*np.zeros((2, 1), int), 1, NUM_ITEMS, NeighbourConfig())
+    said = ItemToItem(table, table, ContentLikeness(np.zeros((NUM_ITEMS, 0), np.float16)))
     columns, queries = held_out_lists(storage, job, ITEM_IDS)
-    found, scores, _ = matcher_candidates(storage, job, ITEM_IDS, items, tables, columns, queries)
+    found, scores, _ = matcher_candidates(storage, job, ITEM_IDS, items, said, columns, queries)
     assert len(found) == 6
     valid = pq.read_table(storage / "splits" / "valid.parquet").to_pylist()
     for row in valid:
         row["item_id"] = "i00"
     pq.write_table(pa.Table.from_pylist(valid, INTERACTIONS), storage / "splits" / "valid.parquet")
     columns, queries = held_out_lists(storage, job, ITEM_IDS)
-    again, scores_again, _ = matcher_candidates(storage, job, ITEM_IDS, items, tables, columns, queries)
+    again, scores_again, _ = matcher_candidates(storage, job, ITEM_IDS, items, said, columns, queries)
     np.testing.assert_array_equal(found, again)
     np.testing.assert_array_equal(scores, scores_again)
 

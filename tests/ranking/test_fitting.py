@@ -90,8 +90,8 @@ def test_a_score_is_never_counted_against_what_it_speaks_for() -> None:
     batches, step = taste_problem(num_users=80)
     rng = np.random.default_rng(3)
     signal = np.abs(batches.labels[:, :, 0] + 0.5 * rng.normal(size=batches.scores.shape))
-    batches.neighbour_scores[..., 0] = np.expm1(signal)
-    batches.neighbour_scores[..., 1] = np.expm1(np.abs(0.9 * signal - 0.4 * batches.labels[:, :, 0]))  # nearly the same
+    batches.item_to_item[..., 0] = np.expm1(signal)
+    batches.item_to_item[..., 1] = np.expm1(np.abs(0.9 * signal - 0.4 * batches.labels[:, :, 0]))  # nearly the same
     weigh_context(step, batches)
     weights = step.model.context.weight[0].detach()
     assert weights[3] > 0.5
@@ -102,7 +102,7 @@ def test_a_score_is_never_counted_against_what_it_speaks_for() -> None:
 def test_context_weights_are_where_the_listwise_loss_is_least() -> None:
     batches, step = taste_problem(num_users=80)
     rng = np.random.default_rng(2)
-    told = batches.neighbour_scores[..., 0]
+    told = batches.item_to_item[..., 0]
     told[:] = np.expm1(np.abs(rng.normal(size=batches.scores.shape)))
     noisy = batches.labels[:, :, 0] + 0.5 * rng.normal(size=batches.scores.shape)
     told += 3 * (noisy > 0.8)  # these tell something, the matcher's scores do not

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avrec_ray.ranking.lists import NeighbourTables, context_features, interests_of, newest_chosen
+from avrec_ray.ranking.content_likeness import ContentLikeness
+from avrec_ray.ranking.lists import ItemToItem, context_features, interests_of, newest_chosen
 from avrec_ray.retrieval.neighbours import ItemNeighbours
 from avrec_ray.training.histories import EVENT_CODES, POSITIVE_CODES, columns_from_events
 from avrec_ray.types import EVENTS, Event
@@ -61,21 +62,29 @@ def test_newest_chosen_leaves_out_rejections_and_keeps_a_choice_made_before_one(
 
 def test_context_features_are_the_score_and_logs_of_the_rest() -> None:
     popularity = torch.tensor([[[0.5, 0.25], [0.0, 0.0]]])
-    features = context_features(torch.tensor([[2.0, -1.0]]), popularity, torch.tensor([[[0.0, 3.0], [1.5, -0.5]]]))
+    features = context_features(
+        torch.tensor([[2.0, -1.0]]), popularity, torch.tensor([[[0.0, 3.0, 0.5], [1.5, -0.5, 0.0]]])
+    )
     floor = math.log(1e-6)
     expected = [
-        [2.0, math.log(0.5), math.log(0.25), 0.0, math.log(4.0), 0.0],
-        [-1.0, floor, floor, math.log(2.5), -math.log(1.5), 1.0],
+        [2.0, math.log(0.5), math.log(0.25), 0.0, math.log(4.0), math.log(1.5), 0.0],
+        [-1.0, floor, floor, math.log(2.5), -math.log(1.5), 0.0, 1.0],
     ]
     torch.testing.assert_close(features, torch.tensor([expected]))
 
 
-def test_tables_count_what_was_chosen_in_the_span() -> None:
+def test_items_say_what_was_chosen_in_the_span() -> None:
     history = events([("i0", "view", None), ("i1", "skip", None), ("i0", "like", None), ("i2", "view", None)])
     columns = columns_from_events([history], INDEX, DURATIONS)
     # i0 speaks for i3, i1 and i2 for i4
     arrays = np.array([0, 1, 2, 3, 3, 3]), np.array([3, 4, 4]), np.array([0.5, 0.9, 0.25], np.float32)
-    tables = NeighbourTables(ItemNeighbours(*arrays), ItemNeighbours(*arrays, recency=0.5))
-    assert tables.scores(columns, (0, 3))[[4, 3]].tolist() == [[0.0, 0.0], [0.5, 0.5]]
-    assert tables.scores(columns, (0, 4))[[4, 3]].tolist() == [[0.25, 0.25], [0.5, 0.25]]
-    assert tables.scores(columns, (0, 0))[4].tolist() == [0.0, 0.0]
+    content = ContentLikeness(np.array([[1, 0], [0, 1], [0, 1], [0.5, 0], [0, 0.5]], np.float16))
+    said = ItemToItem(ItemNeighbours(*arrays), ItemNeighbours(*arrays, recency=0.5), content)
+    rows, root = np.array([4, 3]), math.sqrt(5)  # tables in units of their root mean square over five items
+    one, same, half = root, root / math.sqrt(0.5**2 + 0.25**2), root / math.sqrt(0.25**2 + 0.25**2)
+    for stop, expected in (
+        (3, [[0.0, 0.0, 0.0], [one, one, 0.5]]),
+        (4, [[0.25 * same, 0.25 * half, 0.25], [0.5 * same, 0.25 * half, 0.25]]),
+        (0, [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]),
+    ):
+        np.testing.assert_allclose(said.scores(columns, (0, stop), rows), expected, rtol=1e-6)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
-from avrec_ray.bundle import NEIGHBOUR_FILES, load_bundle
+from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, load_bundle
 from avrec_ray.errors import BundleError
 from avrec_ray.ranking.interaction import combine
 from avrec_ray.ranking.lists import context_features, interests_of
@@ -77,7 +78,10 @@ def test_rerank_scores_are_those_of_the_model_on_the_bundle(reranker: Reranker, 
     popularity = np.stack([bundle.items.popularity, bundle.items.recent_popularity], 1)
     chosen = columns.item_idx[np.isin(columns.event, POSITIVE_CODES)]
     tables = (load_neighbours(bundle.path / name, len(bundle.items)) for name in NEIGHBOUR_FILES)
-    spoken_for = np.stack([table.scores(chosen) for table in tables], 1)
+    content = load_file(bundle.path / CONTENT_FILE)["vectors"].astype(np.float32)
+    likeness = content @ content[np.unique(chosen)].mean(0)
+    spoken_for = [table.scores(chosen) for table in tables]
+    said = np.stack([*(scores / np.sqrt(np.mean(scores**2)) for scores in spoken_for), likeness], 1)
     with torch.no_grad():
         logits, _ = reranker.model(
             torch.from_numpy(bundle.embeddings)[interests.item_idx], interests.event, interests.watch_ratio,
@@ -85,7 +89,7 @@ def test_rerank_scores_are_those_of_the_model_on_the_bundle(reranker: Reranker, 
             context_features(
                 torch.tensor([[c.score for c in candidates]]),
                 torch.from_numpy(popularity)[rows],
-                torch.from_numpy(spoken_for)[rows],
+                torch.from_numpy(said)[rows],
             ),
         )  # fmt: skip
     expected = dict(zip([c.item_id for c in candidates], combine(logits, {"choose": 1.0})[0].tolist(), strict=True))

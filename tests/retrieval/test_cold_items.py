@@ -117,3 +117,17 @@ def test_at_most_so_many_speak_for_a_cold_item() -> None:
     weights = ContentWeights({"tags": 1.0, "colours": 1.0}, 1.0, 0.0)
     full = with_cold_items(table, views, weights, counts, num_neighbours=5)
     assert [int((full.items == item).sum()) for item in (19, 39)] == [5, 5]
+
+
+def test_content_that_tells_little_is_not_given_up() -> None:
+    """Scores are three parts noise to one of content: small ridges err more than knowing nothing does."""
+    rng = np.random.default_rng(0)
+    content = rng.normal(size=(150, 6))
+    views = [ContentView("video", content), ContentView("audio", rng.normal(size=(150, 6)))]
+    told = np.exp(2 * views[0].directions() @ views[0].directions().T) @ rng.normal(size=(150, 40))
+    scores_SW = (told / told.std(0) + 3.0 * rng.normal(size=told.shape)).T
+    small = _left_out({v.name: v.kernel(np.arange(150), np.arange(150)) for v in views}, {"video": 1.0, "audio": 1.0},
+                      0.3, scores_SW.T)  # fmt: skip
+    weights = choose_weights(views, np.arange(150), scores_SW)
+    assert small.error > 1.0 > weights.error
+    assert weights.views["video"] > weights.views["audio"]

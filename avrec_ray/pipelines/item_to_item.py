@@ -1,4 +1,4 @@
-"""The item-to-item tables of a bundle, from behaviour, and from content for items without any."""
+"""What items say of each other, for a bundle: tables from behaviour, content for items without any, likeness."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from avrec_ray.config import JobConfig
 from avrec_ray.evaluation.text_vectors import text_vectors
 from avrec_ray.media.text import item_text
 from avrec_ray.pipelines.catalogue import read_fitted, read_item_tokens, read_items
-from avrec_ray.ranking.lists import NeighbourTables
+from avrec_ray.ranking.content_likeness import fit_likeness
+from avrec_ray.ranking.lists import ItemToItem
 from avrec_ray.retrieval.cold_items import ContentView, choose_weights, sampled_scores, with_cold_items
 from avrec_ray.retrieval.neighbours import ItemNeighbours, Rows, fit_neighbours
 from avrec_ray.training.histories import POSITIVE_CODES, columns_from_table
@@ -19,33 +20,35 @@ MAX_WORDS = 2048
 """Words that tell the content of items apart, the most frequent."""
 
 
-def fit_tables(folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str]) -> NeighbourTables:
-    """The tables over the choices in the named parts of the split."""
+def fit_item_to_item(folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str]) -> ItemToItem:
+    """Both tables, and likeness weighed, over the choices in the named parts of the split."""
     index = {item_id: row for row, item_id in enumerate(item_ids)}
     columns = columns_from_table(read_fitted(folder, parts), index, np.full(len(item_ids), np.nan, np.float32))
     chosen = np.isin(columns.event, POSITIVE_CODES)
     user_idx = np.repeat(np.arange(len(columns.user_ids)), np.diff(columns.starts))[chosen]
     item_idx = columns.item_idx[chosen]
     counts = np.bincount(item_idx, minlength=len(item_ids))
-    views = content_views(folder, job, item_ids) if job.reranker.cold_neighbours and (counts == 0).any() else []
+    histories = np.split(item_idx, np.flatnonzero(np.diff(user_idx)) + 1)
+    views = content_views(folder, job, item_ids)
+    content = fit_likeness(views, histories, len(item_ids), job.reranker.content_dim, job.seed)
     taste, session = (
         _with_cold(
             fit_neighbours(user_idx, item_idx, len(columns.user_ids), len(item_ids), cfg),
             views,
-            np.split(item_idx, np.flatnonzero(np.diff(user_idx)) + 1),
+            histories,
             counts,
             job,
         )
         for cfg in (job.reranker.taste, job.reranker.session)
     )
-    return NeighbourTables(taste, session)
+    return ItemToItem(taste, session, content)
 
 
 def _with_cold(
     table: ItemNeighbours, views: list[ContentView], histories: list[Rows], counts: Rows, job: JobConfig
 ) -> ItemNeighbours:
     known = np.flatnonzero(counts)
-    if not views or len(known) < 2:
+    if not views or len(known) < 2 or len(known) == len(counts) or not job.reranker.cold_neighbours:
         return table
     weights = choose_weights(views, known, sampled_scores(table, histories, known, job.seed), job.seed)
     return with_cold_items(table, views, weights, counts, job.reranker.cold_neighbours)

@@ -1,0 +1,116 @@
+"""How alike a candidate is to what the user chose, by content alone: it needs no behaviour of the candidate.
+
+Dimension key: N catalogue, V kinds of content, S sampled users, K candidates, D vector.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy.sparse.linalg import svds
+
+from avrec_ray.errors import BundleError
+from avrec_ray.ranking.conditional_logit import fit_weights
+from avrec_ray.retrieval.cold_items import ContentView
+from avrec_ray.retrieval.neighbours import Rows
+
+MAX_USERS = 2048
+"""Users by whose choices the kinds of content are weighed."""
+MAX_HISTORY = 100
+NUM_OTHERS = 255
+"""Choices of other users that a choice has to stand out from."""
+
+
+class ContentLikeness:
+    """A vector an item, whose dot product with another item's is the weighted mean of their cosines in each kind."""
+
+    def __init__(self, vectors: npt.NDArray[np.float16]) -> None:
+        """`vectors` float16 [N, D]; D is 0 where content says nothing."""
+        self.vectors = vectors
+
+    def scores(self, chosen: Rows, rows: Rows) -> npt.NDArray[np.float32]:
+        """float32 [K] in -1..1: mean likeness of each item of `rows` to the distinct items of `chosen`; 0 without."""
+        if not len(chosen):
+            return np.zeros(len(rows), np.float32)
+        mean_D = self.vectors[np.unique(chosen)].astype(np.float32).mean(0)
+        return np.asarray(self.vectors[rows].astype(np.float32) @ mean_D)
+
+    def save(self, path: Path) -> None:
+        """As one safetensors file."""
+        save_file({"vectors": np.ascontiguousarray(self.vectors)}, str(path))  # it writes memory as it lies
+
+
+def load_likeness(path: Path, num_items: int) -> ContentLikeness:
+    """Read what `save` wrote.
+
+    Raises:
+        BundleError: the file is torn, not finite, or of another catalogue.
+    """
+    try:
+        arrays = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path} cannot be read ({error}); rebuild the bundle") from error
+    vectors = arrays.get("vectors")
+    if vectors is None or vectors.ndim != 2 or len(vectors) != num_items or vectors.dtype != np.float16:
+        raise BundleError(f"{path} is not of a catalogue of {num_items} items; rebuild the bundle")
+    if not np.isfinite(vectors).all():
+        raise BundleError(f"{path} holds vectors that are not finite; rebuild the bundle")
+    return ContentLikeness(vectors)
+
+
+def fit_likeness(
+    views: Sequence[ContentView], histories: Sequence[Rows], num_items: int, dim: int, seed: int = 0
+) -> ContentLikeness:
+    """Weigh the kinds of content by how well likeness to a user's other choices tells a choice from those of others.
+
+    Args:
+        views: kinds of content; times take no part, they have no direction.
+        histories: rows of the catalogue that each user chose.
+        dim: at most so many numbers an item; wider vectors are projected to those that keep the likenesses best.
+    """
+    directions = [view.directions().astype(np.float32) for view in views if view.kind != "time"]
+    weights_V = _weigh(directions, histories, seed) if directions else np.zeros(0)
+    if not weights_V.any():
+        return ContentLikeness(np.zeros((num_items, 0), np.float16))
+    share_V = weights_V / weights_V.sum()
+    parts = [np.sqrt(share) * part for share, part in zip(share_V, directions, strict=True) if share]
+    return ContentLikeness(_narrowed(np.concatenate(parts, 1), dim, seed).astype(np.float16))
+
+
+def _weigh(
+    directions: Sequence[npt.NDArray[np.float32]], histories: Sequence[Rows], seed: int
+) -> npt.NDArray[np.float64]:
+    """[V]: weights of least loss, none below 0; all 0 where no user chose two items that others did not."""
+    rng = np.random.default_rng([seed, 4])
+    distinct = [np.unique(history) for history in histories]
+    several = [history for history in distinct if len(history) > 1]
+    if not several:
+        return np.zeros(len(directions))
+    every_choice = np.concatenate(distinct)
+    features_SKV = []
+    for user in rng.permutation(len(several))[:MAX_USERS]:
+        history = rng.permutation(several[user])[: MAX_HISTORY + 1]
+        others = rng.choice(every_choice, NUM_OTHERS)
+        others = others[~np.isin(others, several[user])]
+        if len(others):
+            candidates = np.concatenate([history[:1], np.resize(others, NUM_OTHERS)])
+            features_SKV.append(np.stack([part[candidates] @ part[history[1:]].mean(0) for part in directions], 1))
+    if not features_SKV:
+        return np.zeros(len(directions))
+    target_SK = np.zeros((len(features_SKV), 1 + NUM_OTHERS))
+    target_SK[:, 0] = 1.0
+    return fit_weights(np.stack(features_SKV), target_SK, np.zeros(len(directions), np.bool_))
+
+
+def _narrowed(vectors: npt.NDArray[np.float32], dim: int, seed: int) -> npt.NDArray[np.float32]:
+    """[N, at most dim] whose dot products are nearest to those of `vectors` (Eckart and Young, 1936)."""
+    if vectors.shape[1] <= dim:
+        return vectors
+    if dim >= min(vectors.shape):
+        left, size, _ = np.linalg.svd(vectors, full_matrices=False)
+        return np.asarray(left * size)
+    left, size, _ = svds(vectors, dim, random_state=seed)
+    return np.asarray(left * size)
