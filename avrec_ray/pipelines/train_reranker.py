@@ -24,6 +24,7 @@ from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.ranking.fitting import FittedReranker, fit_reranker
 from avrec_ray.ranking.interaction import AttentionReranker
 from avrec_ray.ranking.lists import ItemArrays, ItemToItem, chosen_items
+from avrec_ray.ranking.position_bias import examined_shares, impressions_of
 from avrec_ray.ranking.training import RerankBatches, RerankQuery, RerankStep, held_out_queries
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights, save_weights
@@ -54,8 +55,14 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             f"of other users: matcher {fitted.before:.4f}, with the other scores {fitted.blended:.4f}, best "
             f"{after:.4f} after {fitted.best_epoch} epochs of attention"
         )
+        if result["examined_last"] < 1:
+            stage.log(
+                f"the last of {result['num_places']} places is looked at {result['examined_last']:.2f} times as often "
+                "as the first; choices count the more the lower they were shown"
+            )
         return {
             "num_lists": result["num_lists"],
+            "examined_last_place": result["examined_last"],
             "best_epoch": fitted.best_epoch,
             "held_out_loss_before": fitted.before,
             "held_out_loss": after,
@@ -89,7 +96,9 @@ def _fit_reranker(root: str, job: JobConfig, vectors: CatalogueVectors, output: 
         folder, job, vectors.item_ids, items, item_to_item, columns, queries
     )
     popularity = items.popularity.numpy()
-    batches = RerankBatches(columns, queries, candidate_idx, scores, said, popularity, job.reranker, job.seed)
+    index = {item_id: row for row, item_id in enumerate(vectors.item_ids)}
+    examined = examined_shares(*impressions_of(read_fitted(folder, ("train", "valid")), index))
+    batches = RerankBatches(columns, queries, candidate_idx, scores, said, popularity, job.reranker, job.seed, examined)
     held_out = batches.hold_out(job.reranker.held_out_share)
     step = RerankStep(AttentionReranker(job.reranker, job.towers.embedding_dim), items)
     began = time.monotonic()
@@ -97,6 +106,8 @@ def _fit_reranker(root: str, job: JobConfig, vectors: CatalogueVectors, output: 
     save_weights(Path(output), step.model)
     return {
         "fitted": fitted,
+        "examined_last": float(examined[-1]),
+        "num_places": len(examined),
         "num_lists": len(batches.useful),
         "num_held_out": len(held_out),
         "seconds": time.monotonic() - began,

@@ -80,12 +80,11 @@ def weigh_context(step: RerankStep, batches: RerankBatches) -> None:
     if not len(rows):
         return
     lists = batches.batch(rows)
-    chosen_BK = lists.labels[..., CHOOSE]
-    target_BK = chosen_BK / chosen_BK.sum(1, keepdim=True)
+    target_BK, weight_B = lists.choices
     used_C, may_oppose_C = np.ones(lists.context.shape[-1]), np.ones(lists.context.shape[-1], np.bool_)
     used_C[[feature for name, feature in SCORES.items() if name not in batches.cfg.scores]] = 0.0
     may_oppose_C[list(SCORES.values())] = False
-    weight_C = fit_weights(lists.context.numpy() * used_C, target_BK.numpy(), may_oppose_C)
+    weight_C = fit_weights(lists.context.numpy() * used_C, target_BK.numpy(), may_oppose_C, weight_B.numpy())
     with torch.no_grad():
         step.model.context.weight[CHOOSE] = torch.from_numpy(weight_C)
 
@@ -93,8 +92,9 @@ def weigh_context(step: RerankStep, batches: RerankBatches) -> None:
 @torch.inference_mode()
 def held_out_loss(step: RerankStep, batches: RerankBatches, rows: npt.NDArray[np.int64]) -> float:
     """Mean listwise loss over whole lists, all candidates; 0 without lists."""
-    total = 0.0
+    total = weight = 0.0
     for start in range(0, len(rows), _LISTS_AT_ONCE):
-        chunk = rows[start : start + _LISTS_AT_ONCE]
-        total += step(batches.batch(chunk))["listwise"].item() * len(chunk)
-    return total / max(len(rows), 1)
+        batch = batches.batch(rows[start : start + _LISTS_AT_ONCE])
+        counts = batch.choices[1].sum().item()
+        total, weight = total + step(batch)["listwise"].item() * counts, weight + counts
+    return total / max(weight, 1e-9)

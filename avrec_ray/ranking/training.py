@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from avrec_ray.ranking.config import TARGETS, RerankerConfig
 from avrec_ray.ranking.interaction import AttentionReranker
 from avrec_ray.ranking.lists import Interests, ItemArrays, context_features, interests_of
+from avrec_ray.ranking.position_bias import choice_weights
 from avrec_ray.training.histories import LIKE_CODES, POSITIVE_CODES, SKIP_CODES, EventColumns
 
 FINISHED_RATIO = 0.9
 """Watched share from which an item counts as finished."""
+NOT_BIASED = np.ones(1)
+"""Shares of places that are all looked at alike."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,20 @@ class RerankBatch:
     """float32 [B, K, NUM_CONTEXT]."""
     labels: Tensor
     """float32 [B, K, T], NaN where not known."""
+    choice_weight: Tensor
+    """float32 [B, K]: what a choice of each candidate counts, see `position_bias`."""
+
+    @property
+    def choices(self) -> tuple[Tensor, Tensor]:
+        """What `choose` should give, [B, K], summing to 1 where anything was, and how much each list counts, [B].
+
+        The weighted mean of the lists' losses is the self-normalised estimate of what it would be if every place were
+        looked at alike (Swaminathan and Joachims, 2015).
+        """
+        chosen_BK = self.labels[..., TARGETS.index("choose")]
+        weighted_BK = chosen_BK * self.choice_weight
+        total_B = weighted_BK.sum(1)
+        return weighted_BK / total_B.clamp(min=1e-9)[:, None], total_B / chosen_BK.sum(1).clamp(min=1)
 
 
 def held_out_queries(columns: EventColumns, num_fitted: npt.NDArray[np.int64], limit: int) -> list[RerankQuery]:
@@ -81,9 +98,29 @@ def label_candidates(
     return labels
 
 
+def weigh_choices(
+    columns: EventColumns,
+    query: RerankQuery,
+    candidates: npt.NDArray[np.int64],
+    examined: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float32]:
+    """float32 [K]: what the first later choice of each candidate counts by the place it was shown at; 1 otherwise."""
+    weight = np.ones(len(candidates), np.float32)
+    if columns.position is None:
+        return weight
+    future = np.arange(query.stop, query.future_stop)
+    chosen = future[np.isin(columns.event[future], POSITIVE_CODES)]
+    items, first = np.unique(columns.item_idx[chosen], return_index=True)
+    counts = choice_weights(columns.position[chosen[first]], examined)
+    _, column, place = np.intersect1d(candidates, items, return_indices=True)
+    weight[column] = counts[place]
+    return weight
+
+
 class RerankBatches:
     """Callable: epoch -> batches. `candidate_idx` int64 [Q, K] and `scores` float32 [Q, K] come from the matcher,
-    `item_to_item` float32 [Q, K, 3] from `ItemToItem.scores`; `popularity` float32 [N, 2] as in ItemArrays."""
+    `item_to_item` float32 [Q, K, 3] from `ItemToItem.scores`; `popularity` float32 [N, 2] as in ItemArrays;
+    `examined` float64 [P] from `examined_shares`, by which choices from lists are weighed."""
 
     def __init__(
         self,
@@ -95,11 +132,14 @@ class RerankBatches:
         popularity: npt.NDArray[np.float32],
         cfg: RerankerConfig,
         seed: int,
+        examined: npt.NDArray[np.float64] = NOT_BIASED,
     ) -> None:
         self.columns, self.queries, self.cfg, self.seed = columns, queries, cfg, seed
         self.candidate_idx, self.scores, self.popularity = candidate_idx, scores, popularity
         self.item_to_item = item_to_item
         self.labels = np.stack([label_candidates(columns, q, c) for q, c in zip(queries, candidate_idx, strict=True)])
+        lists = zip(queries, candidate_idx, strict=True)
+        self.choice_weight = np.stack([weigh_choices(columns, q, c, examined) for q, c in lists])
         self.useful = np.flatnonzero(np.nan_to_num(self.labels).any((1, 2)))
 
     def hold_out(self, share: float) -> npt.NDArray[np.int64]:
@@ -146,6 +186,7 @@ class RerankBatches:
             candidate_idx=torch.from_numpy(candidates),
             context=context_features(torch.from_numpy(scores), popularity, said),
             labels=torch.from_numpy(labels),
+            choice_weight=torch.from_numpy(np.take_along_axis(self.choice_weight[rows], columns, 1)),
         )
 
 
@@ -160,11 +201,9 @@ class RerankStep(nn.Module):
     def forward(self, batch: RerankBatch) -> dict[str, Tensor]:
         """`loss` to minimise and its parts."""
         logits_BKT = self.score(batch)
-        chosen_BK = batch.labels[..., 0]
-        has_choice_B = chosen_BK.sum(1) > 0
-        target_BK = chosen_BK / chosen_BK.sum(1, keepdim=True).clamp(min=1)
+        target_BK, weight_B = batch.choices
         listwise_B = F.cross_entropy(logits_BKT[..., 0], target_BK, reduction="none")
-        listwise = (listwise_B * has_choice_B).sum() / has_choice_B.sum().clamp(min=1)
+        listwise = (listwise_B * weight_B).sum() / weight_B.sum().clamp(min=1e-9)
         known = ~batch.labels[..., 1:].isnan()
         pointwise = F.binary_cross_entropy_with_logits(
             logits_BKT[..., 1:], batch.labels[..., 1:].nan_to_num(0.0), reduction="none"

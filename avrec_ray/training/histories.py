@@ -38,6 +38,8 @@ class EventColumns:
     """What is known of users besides; None where towers read none of it."""
     profile_row: npt.NDArray[np.int64] | None = None
     """int64 [users]: row of each user in `profiles`, -1 where nothing is known."""
+    position: npt.NDArray[np.int64] | None = None
+    """int64 [E]: place from 1 in the list that an event came from, 0 where it came from none; None: not read."""
 
     def rows(self, user: int) -> slice:
         """Rows of a user's events."""
@@ -72,6 +74,7 @@ def columns_from_table(
         at_seconds=at_seconds[order],
         user_ids=[str(u) for u in users],
         starts=np.concatenate([[0], np.cumsum(counts)]),
+        position=pc.fill_null(table["position"], 0).to_numpy().astype(np.int64)[order],
     )
 
 

@@ -1,5 +1,7 @@
 """Fitting the reranker: queries from held-out behaviour, labels of candidates, and that it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -7,8 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avrec_ray.ranking.conditional_logit import fit_weights
 from avrec_ray.ranking.config import TARGETS, RerankerConfig
-from avrec_ray.ranking.training import RerankBatches, RerankQuery, RerankStep, held_out_queries, label_candidates
+from avrec_ray.ranking.position_bias import choice_weights
+from avrec_ray.ranking.training import (
+    RerankBatches,
+    RerankQuery,
+    RerankStep,
+    held_out_queries,
+    label_candidates,
+    weigh_choices,
+)
 from avrec_ray.training.fit import build_optimizer, fit
 from avrec_ray.training.histories import EVENT_CODES, EventColumns
 from tests.ranking.taste_problem import NUM_ITEMS, taste_problem
@@ -193,3 +204,36 @@ def test_batch_holds_history_context_and_labels_of_its_rows() -> None:
     assert batch.labels.shape == (2, 8, len(TARGETS))
     chosen = batch.candidate_idx[batch.labels[..., 0] == 1]
     assert chosen.tolist() == batches.columns.item_idx[[14, 4]].tolist()
+
+
+def test_choices_count_by_the_place_they_were_shown_at() -> None:
+    columns = columns_of((0, "view", 1.0), (1, "view", 1.0), (2, "like", 1.0), (1, "like", 1.0), (3, "skip", 0.1))
+    columns.position = np.array([0, 3, 0, 1, 2])
+    query, examined = RerankQuery(0, 1, 5), np.array([1.0, 0.5, 0.25])
+    weights = weigh_choices(columns, query, np.array([3, 2, 1, 7]), examined)
+    assert weights.tolist() == [1.0, 1.0, 4.0, 1.0]  # item 1 was first chosen at the third place; 3 was never chosen
+    labels = torch.zeros(1, 4, len(TARGETS))
+    labels[0, 1:3, 0] = 1.0
+    batch, _ = taste_problem(num_users=1)
+    lists = replace(batch.batch(np.arange(1)), labels=labels, choice_weight=torch.from_numpy(weights)[None])
+    target, list_weight = lists.choices
+    assert target.tolist() == [[0.0, pytest.approx(0.2), pytest.approx(0.8), 0.0]]
+    assert list_weight.tolist() == [2.5]
+    labels[:] = 0.0
+    assert [value.sum().item() for value in lists.choices] == [0.0, 0.0]
+
+
+def test_weighed_choices_tell_the_taste_from_the_order_that_was_shown() -> None:
+    """Users choose by the first feature among what they look at; what they look at was ordered by the second."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(20_000, 8, 2))
+    place = np.argsort(np.argsort(-features[..., 1], axis=1), axis=1) + 1
+    wanted = np.argmax(features[..., 0] + rng.gumbel(size=place.shape), axis=1)
+    at_place = place[np.arange(len(place)), wanted]
+    examined = 1.0 / np.arange(1, 9)
+    seen = rng.random(len(place)) < examined[at_place - 1]
+    target, free = np.eye(8)[wanted[seen]], np.ones(2, np.bool_)
+    plain = fit_weights(features[seen], target, free)
+    weighed = fit_weights(features[seen], target, free, choice_weights(at_place[seen], examined))
+    assert plain[1] > 0.5
+    assert weighed == pytest.approx([1.0, 0.0], abs=0.08)
