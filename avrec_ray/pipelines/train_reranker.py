@@ -55,6 +55,8 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             f"of other users: matcher {fitted.before:.4f}, with the other scores {fitted.blended:.4f}, best "
             f"{after:.4f} after {fitted.best_epoch} epochs of attention"
         )
+        for target, (raw, calibrated) in fitted.calibration_errors.items():
+            stage.run.metrics({f"calibration_error/{target}_before": raw, f"calibration_error/{target}": calibrated})
         if result["examined_last"] < 1:
             stage.log(
                 f"the last of {result['num_places']} places is looked at {result['examined_last']:.2f} times as often "

@@ -4,12 +4,14 @@ Dimension key: B queries, K candidates, C context features.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import expit
 
+from avrec_ray.ranking.calibration import calibration_error, fit_platt
 from avrec_ray.ranking.conditional_logit import fit_weights
 from avrec_ray.ranking.config import SCORES, TARGETS
 from avrec_ray.ranking.training import RerankBatches, RerankStep
@@ -32,6 +34,8 @@ class FittedReranker:
     """The same loss with the context features weighed, before attention has learned anything."""
     best_epoch: int
     """Epochs of training that the weights kept have seen; 0: attention did not help."""
+    calibration_errors: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Of each target, before and after calibration, on lists that it was not fitted on; see `calibrate`."""
 
 
 def fit_reranker(
@@ -67,7 +71,7 @@ def fit_reranker(
         optimizer = build_optimizer(step, optim)
         fit(step, batches, batches.steps_per_epoch, optim, keep_best, optimizer=optimizer, seed=seed)
     step.model.load_state_dict(best_weights)
-    return FittedReranker(epochs, before, blended, best_epoch)
+    return FittedReranker(epochs, before, blended, best_epoch, calibrate(step, batches, held_out))
 
 
 def weigh_context(step: RerankStep, batches: RerankBatches) -> None:
@@ -87,6 +91,45 @@ def weigh_context(step: RerankStep, batches: RerankBatches) -> None:
     weight_C = fit_weights(lists.context.numpy() * used_C, target_BK.numpy(), may_oppose_C, weight_B.numpy())
     with torch.no_grad():
         step.model.context.weight[CHOOSE] = torch.from_numpy(weight_C)
+
+
+def calibrate(step: RerankStep, batches: RerankBatches, rows: npt.NDArray[np.int64]) -> dict[str, tuple[float, float]]:
+    """Set the slope and intercept of each target's logit by lists that its weights were not fitted on.
+
+    Returns:
+        For each target with outcomes the calibration error before and after: of the second half of the lists, by
+        numbers of the first half. What is kept is fitted on all.
+    """
+    outcomes = [_outcomes(step, batches, part) for part in (rows[::2], rows[1::2])]
+    errors = {}
+    for place, target in enumerate(TARGETS):
+        (logits, happened), (later_logits, later_happened) = (part[place] for part in outcomes)
+        if len(logits) and len(later_logits):
+            slope, intercept = fit_platt(logits, happened)
+            raw, calibrated = expit(later_logits), expit(slope * later_logits + intercept)
+            errors[target] = calibration_error(raw, later_happened), calibration_error(calibrated, later_happened)
+        kept = fit_platt(np.concatenate([logits, later_logits]), np.concatenate([happened, later_happened]))
+        step.model.calibration[place] = torch.tensor(kept)
+    return errors
+
+
+@torch.inference_mode()
+def _outcomes(
+    step: RerankStep, batches: RerankBatches, rows: npt.NDArray[np.int64]
+) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
+    """Of each target the logits and outcomes of all candidates whose outcome is known."""
+    found: list[tuple[list[npt.NDArray[np.float32]], list[npt.NDArray[np.bool_]]]] = [([], []) for _ in TARGETS]
+    for start in range(0, len(rows), _LISTS_AT_ONCE):
+        batch = batches.batch(rows[start : start + _LISTS_AT_ONCE])
+        logits_BKT = step.score(batch)
+        for place, (logits, happened) in enumerate(found):
+            known = ~batch.labels[..., place].isnan()
+            logits.append(logits_BKT[..., place][known].numpy())
+            happened.append(batch.labels[..., place][known].numpy() > 0)
+    nothing = (np.zeros(0, np.float32), np.zeros(0, np.bool_))
+    return [
+        (np.concatenate([nothing[0], *logits]), np.concatenate([nothing[1], *happened])) for logits, happened in found
+    ]
 
 
 @torch.inference_mode()

@@ -35,6 +35,9 @@ def attention_scores(u_ID: Tensor, v_MD: Tensor, pairs: Tensor, temperature: Ten
 class AttentionReranker(nn.Module):
     """Scores candidates for a user. `embedding_dim` is that of the towers; D stays D here."""
 
+    calibration: Tensor
+    """float32 [T, 2]: slope and intercept of each target's logit."""
+
     def __init__(self, cfg: RerankerConfig, embedding_dim: int) -> None:
         super().__init__()
         self.interest = nn.Linear(embedding_dim, embedding_dim, bias=False)
@@ -56,6 +59,11 @@ class AttentionReranker(nn.Module):
         with torch.no_grad():
             self.context.weight[TARGETS.index("choose"), 0] = 1.0
             self.context.bias.zero_()
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(TARGETS)))
+
+    def probabilities(self, logits_BKT: Tensor) -> Tensor:
+        """How likely each target is, in [0, 1], by the slopes and intercepts that `calibrate` found."""
+        return torch.sigmoid(logits_BKT * self.calibration[:, 0] + self.calibration[:, 1])
 
     def forward(
         self,

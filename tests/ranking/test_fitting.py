@@ -45,11 +45,11 @@ def test_fit_on_noise_leaves_the_matchers_order_alone() -> None:
     training = batches.useful[:40]
     batches.labels[training] = rng.permuted(batches.labels[training], axis=1)
     batches.useful, held_out = training, np.arange(40, 60)
-    before = {name: value.clone() for name, value in step.model.state_dict().items()}
+    before = {name: value.clone() for name, value in step.model.named_parameters()}
     fitted = fit_reranker(step, batches, batches.cfg.optim, held_out)
     assert fitted.best_epoch == 0
     assert fitted.epochs[-1]["held_out"] > fitted.before
-    assert all(torch.equal(before[name], value) for name, value in step.model.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in step.model.named_parameters())
 
 
 def test_fit_without_lists_changes_nothing() -> None:
@@ -118,3 +118,22 @@ def test_context_weights_are_where_the_listwise_loss_is_least() -> None:
                 step.model.context.weight[0, feature] += change
             if feature not in (1, 2):  # popularity is the same for all items here, so that its weight does not matter
                 assert step(batches.batch(batches.useful))["listwise"].item() > best
+
+
+def test_probabilities_of_the_fitted_heads_are_what_happens() -> None:
+    batches, step = taste_problem(num_users=400)
+    fitted = fit_reranker(step, batches, batches.cfg.optim, batches.hold_out(0.5))
+    before, after = fitted.calibration_errors["choose"]
+    assert after < before
+    assert after < 0.05
+    rows = batches.useful
+    batch = batches.batch(rows)
+    with torch.no_grad():
+        said = step.model.probabilities(step.score(batch))[..., 0]
+    assert said.mean().item() == pytest.approx(batch.labels[..., 0].mean().item(), abs=0.03)
+
+
+def test_without_lists_set_aside_nothing_is_calibrated() -> None:
+    batches, step = taste_problem(num_users=20, epochs=1)
+    assert fit_reranker(step, batches, batches.cfg.optim, np.arange(0)).calibration_errors == {}
+    assert step.model.calibration.tolist() == [[1.0, 0.0]] * 4
