@@ -48,17 +48,20 @@ class Matcher:
 
     def match(self, queries: Sequence[Query]) -> list[list[Candidate]]:
         """Candidates of each query, best first: at least `query.k` while so many allowed and unseen items exist."""
+        return [
+            self._from_sources(asked, query.k) if known else self._popular(asked, query.k)
+            for query, (asked, known) in zip(queries, self.asked(queries), strict=True)
+        ]
+
+    def asked(self, queries: Sequence[Query]) -> list[tuple[Asked, bool]]:
+        """What sources read of each query, and whether a history or a profile says anything of its user."""
         if not queries:
             return []
         excluded = {query.filters.exclude_items for query in queries}
         rows_of = {item_ids: self._rows(item_ids) for item_ids in excluded}  # a batch shares one long exclusion
         seen = [np.union1d(self._rows(_met(query)), rows_of[query.filters.exclude_items]) for query in queries]
         vectors, known = self._query_vectors(queries)
-        found = []
-        for row, query in enumerate(queries):
-            asked = self.asked(query, vectors[row], seen[row])
-            found.append(self._from_sources(asked, query.k) if known[row] else self._popular(asked, query.k))
-        return found
+        return [(self._asked(query, vectors[row], seen[row]), bool(known[row])) for row, query in enumerate(queries)]
 
     def score(self, query: Query, item_ids: Sequence[str]) -> list[Candidate]:
         """The given items as candidates with the matcher's score, in the order given; unknown items are left out."""
@@ -100,8 +103,7 @@ class Matcher:
             known |= np.append(self.bundle.profiles.telling, False)[columns.profile_row]  # row -1: nothing is known
         return vectors.numpy(), known
 
-    def asked(self, query: Query, vector: npt.NDArray[np.float32], seen: npt.NDArray[np.int64]) -> Asked:
-        """What sources read of a query, whose vector [D] the user tower gave; `seen`: rows that are in no list."""
+    def _asked(self, query: Query, vector: npt.NDArray[np.float32], seen: npt.NDArray[np.int64]) -> Asked:
         index_of = self.bundle.items.index_of
         events = [e for e in query.history if e.event != "impression" and e.item_id in index_of]
         chosen = sorted((e for e in events if e.event in POSITIVE_EVENTS), key=lambda event: event.at_seconds)
