@@ -4,8 +4,8 @@ Run: PYTHONPATH=. python -m benchmarks.sources STORAGE [--users 300] [--quota 50
 
 STORAGE is the folder of a finished full loop, such as runs/demo after `make demo`; so many of its test users are drawn.
 Every source is asked for as many items, over the newest bundle. `unique`: share of what a source names that no other
-does. `alone`: share of held-out choices among what it names; `without`: among what all the others name. `towers+`: among
-what the user tower and the source name together; `towers`: among what the user tower names when it is asked for as many.
+does. `alone`: share of held-out choices among what it names; `without`: among what the others name. `towers+`: among
+what the user tower and the source name together; `towers`: among what the user tower names if asked for as many.
 At the end NDCG@10 of served lists.
 """
 
