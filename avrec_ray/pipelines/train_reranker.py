@@ -1,6 +1,7 @@
 """The reranker's training: the matcher's candidates for behaviour that the towers were not fitted on."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ import torch
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import StageError
-from avrec_ray.pipelines.catalogue import item_durations, popularity_shares, read_fitted, read_items
+from avrec_ray.pipelines.catalogue import (
+    build_catalogue,
+    item_durations,
+    popularity_shares,
+    read_fitted,
+    read_items,
+)
 from avrec_ray.pipelines.embed_items import CatalogueVectors, embed_catalogue
 from avrec_ray.pipelines.item_to_item import fit_item_to_item
 from avrec_ray.pipelines.profiles import read_profiles
@@ -26,9 +33,13 @@ from avrec_ray.ranking.interaction import AttentionReranker
 from avrec_ray.ranking.lists import ItemArrays, ItemToItem, chosen_items
 from avrec_ray.ranking.position_bias import examined_shares, impressions_of
 from avrec_ray.ranking.training import RerankBatches, RerankQuery, RerankStep, held_out_queries
+from avrec_ray.retrieval.config import IndexConfig
+from avrec_ray.retrieval.index import build_index
+from avrec_ray.retrieval.sources import Asked, Stock, gather
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights, save_weights
 from avrec_ray.training.histories import (
+    EVENT_CODES,
     EventColumns,
     columns_from_table,
     pad_histories,
@@ -75,7 +86,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         work,
         settings={
             "reranker": to_dict(job.reranker),
-            "num_neighbours": job.matcher.num_neighbours,
+            "matcher": {k: v for k, v in to_dict(job.matcher).items() if k not in ("num_candidates", "num_fresh")},
             "seed": job.seed,
         },
         inputs={"finetune": require_record(storage, "finetune").fingerprint},
@@ -168,10 +179,10 @@ def matcher_candidates(
     columns: EventColumns,
     queries: list[RerankQuery],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Unseen candidates of each query [Q, K], as a request would get them: the best of the towers and of the session's
-    neighbours, their scaled scores by the towers [Q, K], and what chosen items say of each [Q, K, 3].
+    """Unseen candidates of each query [Q, K], as a request would get them: the best of the towers and what the other
+    sources name, their scaled scores by the towers [Q, K], and what chosen items say of each [Q, K, 3].
 
-    All lists are as long: what both name is made up for by the next best of the towers.
+    All lists are as long: what several sources name is made up for by the next best of the towers.
     """
     towers = TwoTower(job.towers, len(items.embeddings))
     load_weights(folder / "finetune" / "towers.safetensors", towers)
@@ -179,39 +190,79 @@ def matcher_candidates(
     columns = _with_fitted_profiles(folder, job, columns)
     candidates = read_split(folder).candidates_at("valid")
     allowed = np.isin(item_ids, candidates) if candidates is not None else np.ones(len(item_ids), bool)
-    k = min(job.reranker.num_candidates + job.matcher.num_neighbours, int(allowed.sum()))
+    quotas = named_quotas(job)
+    k = min(job.reranker.num_candidates + sum(quotas.values()), int(allowed.sum()))
+    stock = fitted_stock(folder, job, item_ids, items, item_to_item, columns)
     found, scores, said = [], [], []
     # A choice that the matcher missed is not put in: it would teach that the matcher's lowest scores are the best.
     for start in range(0, len(queries), 256):
         chunk = queries[start : start + 256]
         history = pad_histories(columns, [(q.start, q.stop) for q in chunk], job.towers.history_length)
-        logits = towers.queries(history, items.embeddings)[:, -1] @ items.embeddings.T * towers.scale()
-        for query, logits_N in zip(chunk, logits.numpy(), strict=True):
-            span = (query.start, query.stop)
-            named_N = item_to_item.session.scores(chosen_items(columns, span))
+        vectors = towers.queries(history, items.embeddings)[:, -1]
+        logits = vectors @ items.embeddings.T * towers.scale()
+        for query, logits_N, vector in zip(chunk, logits.numpy(), (vectors * towers.scale()).numpy(), strict=True):
+            asked = asked_in_training(columns, query, vector, allowed)
             barred = ~allowed
-            barred[columns.item_idx[slice(*span)]] = True
-            best = union_of_best(logits_N, named_N, barred, k, job.matcher.num_neighbours)
+            barred[asked.seen] = True
+            best = union_of_best(logits_N, list(gather(stock, asked, quotas)), barred, k)
             found.append(best)
             scores.append(logits_N[best])
-            said.append(item_to_item.scores(columns, span, best))
+            said.append(item_to_item.scores(columns, (query.start, query.stop), best))
     return np.stack(found), np.stack(scores), np.stack(said)
 
 
-def union_of_best(
-    scores_N: npt.NDArray[np.float32],
-    spoken_for_N: npt.NDArray[np.float32],
-    barred_N: npt.NDArray[np.bool_],
-    k: int,
-    num_spoken_for: int,
-) -> npt.NDArray[np.int64]:
-    """`k` rows, barred ones last: the `num_spoken_for` most spoken for, if anything speaks for them, and the best by
-    score.
+def named_quotas(job: JobConfig) -> dict[str, int]:
+    """Quotas of the sources that name items beside the towers. Fresh ones are not named in training: whether that would
+    help was not measured.
     """
+    return {name: count for name, count in job.matcher.quotas.items() if name not in ("user_tower", "fresh")}
+
+
+def fitted_stock(
+    folder: Path,
+    job: JobConfig,
+    item_ids: list[str],
+    items: ItemArrays,
+    item_to_item: ItemToItem,
+    columns: EventColumns,
+) -> Stock:
+    """What sources choose from, as of train: popularity, who is new, what friends chose."""
+    table = read_items(folder / "tables" / "items.parquet", item_ids)
+    fitted = read_fitted(folder, ("train",))
+    embeddings = items.embeddings.numpy()
+    return Stock(
+        items=build_catalogue(table, fitted, item_durations(table), job.reranker.popularity_half_life_days),
+        embeddings=embeddings,
+        index=build_index(embeddings, IndexConfig(backend="flat")),
+        cfg=job.matcher,
+        session=item_to_item.session,
+        friends=None if columns.profiles is None else columns.profiles.friends,
+    )
+
+
+def asked_in_training(
+    columns: EventColumns, query: RerankQuery, vector: npt.NDArray[np.float32], allowed: npt.NDArray[np.bool_]
+) -> Asked:
+    """What `Matcher.asked` makes of a request."""
+    rows = slice(query.start, query.stop)
+    owner = int(np.searchsorted(columns.starts, query.start, "right")) - 1
+    return Asked(
+        vector=vector,
+        chosen=chosen_items(columns, (query.start, query.stop)),
+        followed=columns.item_idx[rows][columns.event[rows] == EVENT_CODES["follow"]],
+        seen=np.unique(columns.item_idx[rows]),
+        allowed=None if allowed.all() else allowed,
+        profile_row=-1 if columns.profile_row is None else int(columns.profile_row[owner]),
+        newest_at=float(columns.at_seconds[query.stop - 1]),
+    )
+
+
+def union_of_best(
+    scores_N: npt.NDArray[np.float32], named: Sequence[int], barred_N: npt.NDArray[np.bool_], k: int
+) -> npt.NDArray[np.int64]:
+    """`k` rows, barred ones last: the rows named, and the best by score, both in the order of scores."""
     masked = scores_N.copy()
-    spoken_for = spoken_for_N.copy()
-    masked[barred_N], spoken_for[barred_N] = -np.inf, 0.0
-    named = np.argsort(-spoken_for, kind="stable")[:num_spoken_for]
+    masked[barred_N] = -np.inf
     is_named = np.zeros(len(masked), bool)
-    is_named[named[spoken_for[named] > 0]] = True
+    is_named[np.asarray(named, np.int64)] = True
     return np.lexsort((-masked, ~is_named))[:k]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from avrec_ray.dataclass_io import check_choice, check_range
+from avrec_ray.errors import ConfigError
 
 BACKENDS = {
     "auto": "flat up to index.flat_max_items vectors, ivf_flat above",
@@ -83,15 +84,55 @@ class NeighbourConfig:
 
 @dataclass(kw_only=True)
 class MatcherConfig:
-    """How many candidates a query gets."""
+    """How many candidates a query gets from each source, see `retrieval/sources.py`; 0: the source is not asked.
+
+    A source names at most its quota, all of it unseen and allowed; what an earlier source named already is not made up
+    for, so a list is at most as long as the quotas together.
+    """
 
     num_candidates: int = 100
     num_neighbours: int = 0
     """So many of the items that the history speaks for most, by the table of what is chosen together, come on top."""
+    num_item_to_item: int = 0
+    """Items whose embeddings are nearest to those of the newest choices, in turns from the newest choice on."""
+    item_to_item_last: int = 5
+    """Distinct choices that are the newest: where item_to_item begins, and whose categories make popular's segment."""
+    num_multi_interest: int = 0
+    """Items nearest to what stands for each interest of a history, in turns from the interest met last."""
+    multi_interest_queries: int = 0
+    """Most interests that a history is taken apart into; above 0 where num_multi_interest is."""
+    num_popular: int = 0
+    """The most popular items in the segment of the newest choices: their categories, else their languages, else all.
+    A user of whom nothing is known gets the most popular of all in any case."""
+    num_followed: int = 0
+    """Items of creators that the user follows (an event `follow` on an item), popular and new ones in turns."""
+    num_friends: int = 0
+    """Items that friends chose; none where the bundle's towers read no friends."""
     num_fresh: int = 0
     """So many of the nearest items that nobody has chosen yet come on top, if they are not among the candidates."""
 
     def __post_init__(self) -> None:
-        check_range("matcher.num_candidates", self.num_candidates, 1)
-        check_range("matcher.num_neighbours", self.num_neighbours, 0)
+        for name in ("candidates", "neighbours", "item_to_item", "multi_interest", "popular", "followed", "friends"):
+            check_range(f"matcher.num_{name}", getattr(self, f"num_{name}"), int(name == "candidates"))
         check_range("matcher.num_fresh", self.num_fresh, 0)
+        check_range("matcher.item_to_item_last", self.item_to_item_last, 1)
+        check_range("matcher.multi_interest_queries", self.multi_interest_queries, 0)
+        if bool(self.num_multi_interest) != bool(self.multi_interest_queries):
+            raise ConfigError(
+                f"matcher.num_multi_interest={self.num_multi_interest} with matcher.multi_interest_queries="
+                f"{self.multi_interest_queries}; expected both 0 or both above: how many items, of how many interests"
+            )
+
+    @property
+    def quotas(self) -> dict[str, int]:
+        """Most items that each source names, in the order in which sources are asked."""
+        return {
+            "user_tower": self.num_candidates,
+            "neighbours": self.num_neighbours,
+            "item_to_item": self.num_item_to_item,
+            "interests": self.num_multi_interest,
+            "popular": self.num_popular,
+            "followed": self.num_followed,
+            "friends": self.num_friends,
+            "fresh": self.num_fresh,
+        }

@@ -1,6 +1,6 @@
-"""The matcher: a query's history and its user's profile through the user tower, then the nearest items of the index.
+"""The matcher: a query's history and its user's profile through the user tower, then candidates from every source.
 
-Dimension key: B queries, D embedding, K candidates, N catalogue.
+Dimension key: B queries, D embedding, N catalogue.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,8 @@ from avrec_ray.errors import BundleError
 from avrec_ray.ranking.policy import allowed_mask
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.index import load_index
-from avrec_ray.retrieval.neighbours import ItemNeighbours, load_neighbours
+from avrec_ray.retrieval.neighbours import load_neighbours
+from avrec_ray.retrieval.sources import Asked, Stock, gather, popular_rows
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.histories import columns_from_events, pad_histories, with_profiles
@@ -23,7 +24,7 @@ from avrec_ray.types import POSITIVE_EVENTS, Candidate, Filters, Query
 
 
 class Matcher:
-    """Finds candidates: by the user tower where a history or a profile says something, else by popularity."""
+    """Finds candidates: by the sources where a history or a profile says something of the user, else by popularity."""
 
     def __init__(self, bundle: Bundle | str | Path, config: MatcherConfig | None = None) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
@@ -34,34 +35,33 @@ class Matcher:
         self.towers.eval()
         self.embeddings = torch.from_numpy(self.bundle.embeddings)
         self.index = load_index(self.bundle.path / "index", self.bundle.metadata.towers_version)
-        self.session: ItemNeighbours | None = None
-        if self.cfg.num_neighbours:
-            self.session = load_neighbours(self.bundle.path / NEIGHBOUR_FILES[1], len(self.bundle.items))
         if self.index.num_items != len(self.bundle.items):
             raise BundleError(
                 f"{self.bundle.path}: the index holds {self.index.num_items} vectors, the catalogue "
                 f"{len(self.bundle.items)} items; rebuild the bundle"
             )
+        session = None
+        if self.cfg.num_neighbours:
+            session = load_neighbours(self.bundle.path / NEIGHBOUR_FILES[1], len(self.bundle.items))
+        friends = None if self.bundle.profiles is None else self.bundle.profiles.friends
+        self.stock = Stock(self.bundle.items, self.bundle.embeddings, self.index, self.cfg, session, friends)
 
     def match(self, queries: Sequence[Query]) -> list[list[Candidate]]:
         """Candidates of each query, best first: at least `query.k` while so many allowed and unseen items exist."""
+        return [
+            self._from_sources(asked, query.k) if known else self._popular(asked, query.k)
+            for query, (asked, known) in zip(queries, self.asked(queries), strict=True)
+        ]
+
+    def asked(self, queries: Sequence[Query]) -> list[tuple[Asked, bool]]:
+        """What sources read of each query, and whether a history or a profile says anything of its user."""
         if not queries:
             return []
         excluded = {query.filters.exclude_items for query in queries}
         rows_of = {item_ids: self._rows(item_ids) for item_ids in excluded}  # a batch shares one long exclusion
         seen = [np.union1d(self._rows(_met(query)), rows_of[query.filters.exclude_items]) for query in queries]
         vectors, known = self._query_vectors(queries)
-        found: list[list[Candidate]] = [[] for _ in queries]
-        for row, query in enumerate(queries):
-            k = max(self.cfg.num_candidates, query.k)
-            allowed = self._allowed(query.filters)
-            if known[row]:
-                found[row] = self._nearest(vectors[row], k, allowed, seen[row], "user_tower")
-                found[row] += self._spoken_for(query, vectors[row], allowed, seen[row], found[row])
-                found[row] += self._fresh(vectors[row], allowed, seen[row], found[row])
-            else:
-                found[row] = self._popular(k, allowed, seen[row])
-        return found
+        return [(self._asked(query, vectors[row], seen[row]), bool(known[row])) for row, query in enumerate(queries)]
 
     def score(self, query: Query, item_ids: Sequence[str]) -> list[Candidate]:
         """The given items as candidates with the matcher's score, in the order given; unknown items are left out."""
@@ -82,7 +82,12 @@ class Matcher:
         """
         row = self.bundle.items.index_of[item_id]
         vector = self.bundle.embeddings[row]
-        return self._nearest(vector, k, None, np.array([row]), "similar")
+        scores, rows = self.index.search(vector[None], k, exclude=[np.array([row])])
+        return [
+            Candidate(self.bundle.items.item_ids[row], score, "similar")
+            for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True)
+            if row >= 0
+        ]
 
     @torch.inference_mode()
     def _query_vectors(self, queries: Sequence[Query]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -98,71 +103,30 @@ class Matcher:
             known |= np.append(self.bundle.profiles.telling, False)[columns.profile_row]  # row -1: nothing is known
         return vectors.numpy(), known
 
-    def _nearest(
-        self,
-        vector: npt.NDArray[np.float32],
-        k: int,
-        allowed: npt.NDArray[np.bool_] | None,
-        seen: npt.NDArray[np.int64],
-        source: str,
-    ) -> list[Candidate]:
-        scores, rows = self.index.search(vector[None], k, allowed=allowed, exclude=[seen])
+    def _asked(self, query: Query, vector: npt.NDArray[np.float32], seen: npt.NDArray[np.int64]) -> Asked:
+        index_of = self.bundle.items.index_of
+        events = [e for e in query.history if e.event != "impression" and e.item_id in index_of]
+        chosen = sorted((e for e in events if e.event in POSITIVE_EVENTS), key=lambda event: event.at_seconds)
+        return Asked(
+            vector=vector,
+            chosen=self._rows(event.item_id for event in chosen),
+            followed=self._rows(event.item_id for event in chosen if event.event == "follow"),
+            seen=seen,
+            allowed=self._allowed(query.filters),
+            profile_row=-1 if self.bundle.profiles is None else int(self.bundle.profiles.rows([query.user_id])[0]),
+            newest_at=events[-1].at_seconds if events else np.inf,
+        )
+
+    def _from_sources(self, asked: Asked, k: int) -> list[Candidate]:
+        quotas = {**self.cfg.quotas, "user_tower": max(self.cfg.num_candidates, k)}
         return [
             Candidate(self.bundle.items.item_ids[row], score, source)
-            for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True)  # NumPy's own numbers are slow
-            if row >= 0
+            for row, (score, source) in gather(self.stock, asked, quotas).items()
         ]
 
-    def _spoken_for(
-        self,
-        query: Query,
-        vector: npt.NDArray[np.float32],
-        allowed: npt.NDArray[np.bool_] | None,
-        seen: npt.NDArray[np.int64],
-        found: list[Candidate],
-    ) -> list[Candidate]:
-        """What the newest choices speak for most and was not found yet, with the user tower's score."""
-        if self.session is None:
-            return []
-        spoken_for = self.session.scores(self._rows_in_order(query))
-        spoken_for[seen] = 0.0
-        if allowed is not None:
-            spoken_for[~allowed] = 0.0
-        rows = np.flatnonzero(spoken_for > 0)  # few, whatever the size of the catalogue
-        rows = rows[np.argsort(-spoken_for[rows], kind="stable")][: self.cfg.num_neighbours]
-        known = {candidate.item_id for candidate in found}
-        return [
-            Candidate(self.bundle.items.item_ids[row], float(vector @ self.bundle.embeddings[row]), "neighbours")
-            for row in rows.tolist()
-            if self.bundle.items.item_ids[row] not in known
-        ]
-
-    def _rows_in_order(self, query: Query) -> npt.NDArray[np.int64]:
-        """Rows of the items that the user chose, oldest first."""
-        events = sorted((e for e in query.history if e.event in POSITIVE_EVENTS), key=lambda event: event.at_seconds)
-        rows = (self.bundle.items.idx(event.item_id) for event in events)
-        return np.array([row for row in rows if row is not None], np.int64)
-
-    def _fresh(
-        self,
-        vector: npt.NDArray[np.float32],
-        allowed: npt.NDArray[np.bool_] | None,
-        seen: npt.NDArray[np.int64],
-        found: list[Candidate],
-    ) -> list[Candidate]:
-        """The nearest items without behaviour that were not found among all."""
-        fresh = ~self.bundle.items.warm if allowed is None else ~self.bundle.items.warm & allowed
-        if not self.cfg.num_fresh or not fresh.any():
-            return []
-        nearest = self._nearest(vector, self.cfg.num_fresh, fresh, seen, "fresh")
-        known = {candidate.item_id for candidate in found}
-        return [candidate for candidate in nearest if candidate.item_id not in known]
-
-    def _popular(self, k: int, allowed: npt.NDArray[np.bool_] | None, seen: npt.NDArray[np.int64]) -> list[Candidate]:
-        keep = np.ones(len(self.bundle.items), bool) if allowed is None else allowed.copy()
-        keep[seen] = False
-        rows = self.bundle.items.popular_order
-        rows = rows[keep[rows]][:k]
+    def _popular(self, asked: Asked, k: int) -> list[Candidate]:
+        """Of a user of whom nothing is known: there is no query vector, and the score is log popularity."""
+        rows = popular_rows(self.stock, asked, max(self.cfg.num_candidates, k))
         return [
             Candidate(self.bundle.items.item_ids[row], float(score), "popular")
             for row, score in zip(rows, self._log_popularity(rows), strict=True)

@@ -20,7 +20,7 @@ from avrec_ray.pipelines.train_reranker import held_out_lists, matcher_candidate
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.ranking.lists import ItemArrays, ItemToItem
-from avrec_ray.retrieval.config import NeighbourConfig
+from avrec_ray.retrieval.config import MatcherConfig, NeighbourConfig
 from avrec_ray.retrieval.neighbours import fit_neighbours
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTower
@@ -116,8 +116,13 @@ def test_towers_that_read_a_table_which_is_not_there_are_refused(storage: Path, 
 
 
 def test_candidates_of_the_reranker_read_what_friends_chose_in_training_alone(storage: Path) -> None:
-    """Rewriting what friends chose in valid moves no list but their own."""
-    job = JobConfig(storage_path=str(storage), towers=tiny_towers(**BOTH), reranker=RerankerConfig(num_candidates=8))
+    """Rewriting what friends chose in valid moves no list but their own, also where friends name candidates."""
+    job = JobConfig(
+        storage_path=str(storage),
+        towers=tiny_towers(**BOTH),
+        reranker=RerankerConfig(num_candidates=4),
+        matcher=MatcherConfig(num_friends=2, num_popular=1, num_item_to_item=1, num_followed=1),
+    )
     work = build_work(settings_of(storage, job.towers), 0, 1)
     assert isinstance(work.step, FinetuneStep)
     torch.nn.init.ones_(work.step.towers.user.friends.gate)  # type: ignore[union-attr]

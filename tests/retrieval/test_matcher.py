@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avrec_ray.bundle import load_bundle
@@ -20,6 +20,7 @@ from avrec_ray.training.histories import columns_from_events, pad_histories
 from avrec_ray.types import EVENTS, Candidate, Event, Filters, Query
 from tests.test_bundle import reseal
 from tests.tiny_bundle import TOWERS_VERSION, build_tiny_bundle
+from tests.tiny_models import tiny_towers
 
 NUM_ITEMS = 40
 ITEMS = [f"i{row:02d}" for row in range(NUM_ITEMS)]
@@ -246,3 +247,84 @@ def test_what_was_turned_down_speaks_for_nothing(by_neighbours: dict[int, Matche
     spoken = by_neighbours[3]
     query = Query(user_id="u", history=history("i03", "i07", event="skip"), k=5)
     assert "neighbours" not in {candidate.source for candidate in spoken.match([query])[0]}
+
+
+EVERY_SOURCE = MatcherConfig(
+    num_candidates=4, num_neighbours=3, num_item_to_item=3, item_to_item_last=2, num_multi_interest=3,
+    multi_interest_queries=2, num_popular=3, num_followed=3, num_friends=3, num_fresh=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def every_source(tmp_path_factory: pytest.TempPathFactory) -> Matcher:
+    """Users u0 to u7 have friends."""
+    folder = tmp_path_factory.mktemp("bundles") / "v-sources"
+    towers = tiny_towers(num_friends=3, friend_items=4)
+    return Matcher(build_tiny_bundle(folder, NUM_ITEMS, towers=towers), EVERY_SOURCE)
+
+
+asked_of_all = st.builds(
+    Query,
+    user_id=st.sampled_from([None, "u1", "u5", "newcomer", "stranger"]),
+    history=st.lists(
+        st.builds(
+            Event, st.just("u"), st.sampled_from([*ITEMS, "gone"]), st.sampled_from(EVENTS), st.floats(0, 1e6, width=32)
+        ),
+        max_size=20,
+    ).map(lambda events: tuple(sorted(events, key=lambda event: event.at_seconds))),
+    k=st.integers(1, 50),
+    filters=st.builds(
+        Filters,
+        categories=st.sampled_from([(), ("music",), ("music", "sport"), ("none of these",)]),
+        languages=st.sampled_from([(), ("en",)]),
+        exclude_items=st.lists(st.sampled_from([*ITEMS, "gone"]), max_size=5).map(tuple),
+    ),
+)  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(st.lists(asked_of_all, max_size=3))
+def test_sources_together_name_unseen_allowed_items_once_and_as_many_as_asked_for(
+    every_source: Matcher, asked: list[Query]
+) -> None:
+    items = every_source.bundle.items
+    for query, found in zip(asked, every_source.match(asked), strict=True):
+        filters = query.filters
+        seen = {e.item_id for e in query.history if e.event != "impression"} | set(filters.exclude_items)
+        allowed = {
+            item
+            for row, item in enumerate(ITEMS)
+            if item not in seen
+            and (not filters.categories or items.categories[row] in filters.categories)
+            and (not filters.languages or items.languages[row] in filters.languages)
+        }
+        assert set(ids(found)) <= allowed
+        assert min(query.k, len(allowed)) <= len(found) == len(set(ids(found)))
+        quotas = {**EVERY_SOURCE.quotas, "user_tower": max(4, query.k)}
+        sources = [candidate.source for candidate in found]
+        if set(sources) != {"popular"}:
+            assert all(sources.count(source) <= quotas[source] for source in sources)
+            assert sources == sorted(sources, key=list(quotas).index)
+        (alone,) = every_source.match([query])
+        assert [(c.item_id, c.source) for c in alone] == [(c.item_id, c.source) for c in found]
+        assert [c.score for c in alone] == pytest.approx([c.score for c in found], abs=1e-4)
+        scored = every_source.score(query, ids(found))
+        assert [c.score for c in scored] == pytest.approx([c.score for c in found], abs=1e-4)
+
+
+def test_every_source_has_its_say(every_source: Matcher) -> None:
+    """Where sources agree the first has the item, so not every list has them all."""
+    pasts = [(*history(*ITEMS[n : n + 6]), Event("u", ITEMS[n + 6], "follow", 1e6)) for n in range(12)]
+    found = every_source.match([Query("u1", past, k=4) for past in pasts])
+    assert {candidate.source for each in found for candidate in each} == set(EVERY_SOURCE.quotas)
+    unknown = every_source.match([Query("stranger", past, k=4) for past in pasts])
+    assert "friends" not in {candidate.source for each in unknown for candidate in each}
+    creators, of_item = every_source.bundle.items.creator_ids, every_source.bundle.items.index_of
+    for n, each in enumerate(found):
+        assert {creators[of_item[c.item_id]] for c in each if c.source == "followed"} <= {creators[n + 6]}
+
+
+def test_more_sources_leave_the_lists_of_the_first_ones_alone(every_source: Matcher) -> None:
+    query = Query("u1", history("i03", "i07", event="follow"), k=4)
+    few = Matcher(every_source.bundle, MatcherConfig(num_candidates=4, num_neighbours=3)).match([query])[0]
+    assert every_source.match([query])[0][: len(few)] == few
