@@ -1,16 +1,15 @@
 import doctest
-from random import Random
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from avrec_ray.bundle import Catalogue
 from avrec_ray.errors import ConfigError
 from avrec_ray.ranking import policy
-from avrec_ray.ranking.policy import PolicyConfig, allowed_mask, apply_policy, cap_groups, cap_per_group, mmr
+from avrec_ray.ranking.policy import PolicyConfig, allowed_mask, apply_policy
 from avrec_ray.types import Filters, Query
 
 CATEGORIES = ["music", "sport", None, "music"]
@@ -21,12 +20,6 @@ DURATIONS = np.array([10, 60, np.nan, 20], np.float32)
 def unit_vectors(num: int, seed: int = 0) -> npt.NDArray[np.float32]:
     vectors = np.random.default_rng(seed).normal(size=(num, 6)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def similarity_within(order: npt.NDArray[np.int64], embeddings: npt.NDArray[np.float32]) -> float:
-    """Mean cosine between the items of a list."""
-    cosine = embeddings[order] @ embeddings[order].T
-    return float((cosine.sum() - len(order)) / (len(order) * (len(order) - 1)))
 
 
 def catalogue(num_items: int) -> Catalogue:
@@ -75,129 +68,6 @@ def test_allowed_mask_grows_with_the_wanted_values(categories: list[str | None],
     narrow = allowed_mask(*columns, Filters(categories=tuple(sorted(wanted | {"c"}))))
     wide = allowed_mask(*columns, Filters(categories=("a", "b", "c")))
     assert (wide | ~narrow).all()
-
-
-scores_lists = st.lists(st.floats(-1e3, 1e3, width=32), max_size=25)
-
-
-@given(scores_lists, st.integers(1, 30))
-def test_mmr_without_diversity_is_the_ranking(scores: list[float], k: int) -> None:
-    order = mmr(np.array(scores, np.float32), unit_vectors(len(scores)), 0.0, k)
-    assert order.tolist() == sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:k]
-
-
-def test_mmr_without_diversity_keeps_differences_that_normalising_would_lose() -> None:
-    scores = np.array([1e30, 1.0, 1.0 + 1e-6, -1e30], np.float32)
-    assert mmr(scores, unit_vectors(4), 0.0, 4).tolist() == [0, 2, 1, 3]
-
-
-@given(scores_lists, st.floats(0, 1), st.integers(1, 30), st.integers(0, 9))
-@settings(deadline=None)
-def test_mmr_lists_distinct_candidates_and_starts_with_the_best(
-    scores: list[float], diversity: float, k: int, seed: int
-) -> None:
-    values, embeddings = np.array(scores, np.float32), unit_vectors(len(scores), seed)
-    order = mmr(values, embeddings, diversity, k)
-    assert len(order) == min(k, len(scores))
-    assert len(set(order.tolist())) == len(order)
-    assert np.array_equal(order, mmr(values, embeddings, diversity, k))
-    if len(order) and diversity < 1:
-        assert values[order[0]] == pytest.approx(values.max(), abs=1e-6 * float(np.ptp(values)))
-    assert np.array_equal(order, mmr(values, embeddings, diversity, len(scores) + 1)[:k])
-
-
-@given(st.integers(2, 9), st.floats(0.01, 1), st.integers(0, 50))
-@settings(deadline=None)
-def test_mmr_equals_the_formula_one_place_at_a_time(num: int, diversity: float, seed: int) -> None:
-    scores = np.random.default_rng(seed).random(num).astype(np.float32)
-    embeddings = unit_vectors(num, seed).astype(np.float64)
-    relevance = (scores.astype(np.float64) - scores.min()) / (np.float64(scores.max()) - scores.min())
-    placed: list[int] = []
-    for _ in range(num):
-        left = [i for i in np.argsort(-scores, kind="stable").tolist() if i not in placed]
-        worth = [
-            (1 - diversity) * relevance[i]
-            - diversity * max([(1 + embeddings[i] @ embeddings[j]) / 2 for j in placed], default=0.0)
-            for i in left
-        ]
-        placed.append(left[int(np.argmax(worth))])
-    assert mmr(scores, embeddings.astype(np.float32), diversity, num).tolist() == placed
-
-
-@given(st.floats(0.01, 100), st.floats(-50, 50), st.floats(0, 1))
-@settings(deadline=None)
-def test_mmr_does_not_depend_on_the_scale_of_scores(scale: float, shift: float, diversity: float) -> None:
-    scores = np.array([8, 7, 6, 4, 2, 1], np.float64)
-    embeddings = unit_vectors(6)
-    assert np.array_equal(mmr(scores * scale + shift, embeddings, diversity, 6), mmr(scores, embeddings, diversity, 6))
-
-
-def test_mmr_moves_a_copy_behind_what_differs() -> None:
-    embeddings = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
-    scores = np.array([3, 2.9, 1.0])
-    assert mmr(scores, embeddings, 0.0, 3).tolist() == [0, 1, 2]
-    assert mmr(scores, embeddings, 0.8, 3).tolist() == [0, 2, 1]
-
-
-def test_mmr_similarity_falls_along_the_dial() -> None:
-    embeddings, scores = unit_vectors(60), np.random.default_rng(1).random(60)
-    within = [similarity_within(mmr(scores, embeddings, d, 10), embeddings) for d in (0.0, 0.3, 0.6, 1.0)]
-    assert within == sorted(within, reverse=True)
-    assert within[-1] < within[0] - 0.1
-
-
-def test_mmr_with_equal_scores_keeps_the_order_where_items_are_equal() -> None:
-    assert mmr(np.ones(4), np.tile([[1.0, 0.0]], (4, 1)).astype(np.float32), 0.5, 4).tolist() == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("bad", [np.array([1.0, np.nan]), np.array([np.inf, 1.0]), np.ones(3)])
-def test_mmr_refuses_scores_that_are_not_finite_or_do_not_fit(bad: npt.NDArray[np.float64]) -> None:
-    with pytest.raises(ValueError, match=r"expected finite \[K\]"):
-        mmr(bad, unit_vectors(2), 0.5, 2)
-
-
-@pytest.mark.parametrize("diversity", [-0.1, 1.1, float("nan")])
-def test_mmr_refuses_diversity_outside_its_range(diversity: float) -> None:
-    with pytest.raises(ValueError, match="outside"):
-        mmr(np.ones(2), unit_vectors(2), diversity, 2)
-
-
-def test_cap_per_group_defers_what_is_over_and_back_fills() -> None:
-    groups = ["a", "a", "a", None, None, None, "b"]
-    order = np.arange(7)
-    assert cap_per_group(order, groups, cap=1, k=4).tolist() == [0, 3, 4, 5]
-    assert cap_per_group(order, groups, cap=2, k=7).tolist() == [0, 1, 3, 4, 5, 6, 2]
-    assert cap_per_group(order, groups, cap=0, k=3).tolist() == [0, 1, 2]
-
-
-groups_lists = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=20)
-
-
-@given(groups_lists, st.integers(0, 4), st.integers(1, 25), st.randoms(use_true_random=False))
-def test_cap_per_group_keeps_k_and_breaks_the_cap_only_when_it_must(
-    groups: list[str | None], cap: int, k: int, random: Random
-) -> None:
-    positions = list(range(len(groups)))
-    random.shuffle(positions)
-    order = np.array(positions, np.int64)
-    shown = cap_per_group(order, groups, cap, k)
-    assert len(shown) == min(k, len(groups))
-    assert len(set(shown.tolist())) == len(shown)
-    if cap == 0:
-        assert np.array_equal(shown, order[:k])
-        return
-    room = sum(min(groups.count(g), cap) for g in {"a", "b", "c"}) + groups.count(None)
-    within = shown[: min(k, room)]
-    assert all([groups[p] for p in within].count(g) <= cap for g in ("a", "b", "c"))
-    rank = {position: place for place, position in enumerate(positions)}
-    assert [rank[p] for p in within.tolist()] == sorted(rank[p] for p in within.tolist())
-
-
-def test_cap_groups_keeps_every_cap_at_once() -> None:
-    creators, categories = ["x", "x", "y", "y", "z"], ["m", "s", "m", "s", "s"]
-    assert cap_groups(np.arange(5), [(creators, 1), (categories, 1)], 2).tolist() == [0, 3]
-    assert cap_groups(np.arange(5), [(creators, 1), (categories, 0)], 3).tolist() == [0, 2, 4]
-    assert cap_groups(np.arange(5), [(creators, 1), (categories, 1)], 5).tolist() == [0, 3, 1, 2, 4]
 
 
 def policy_order(query: Query, cfg: PolicyConfig, num: int = 24) -> npt.NDArray[np.int64]:
