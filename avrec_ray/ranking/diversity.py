@@ -76,8 +76,8 @@ class Dpp:
     q, which overflows where diversity is near 0, is never computed. d^2 is what the items placed leave of a candidate:
     1 for one unlike them all, 0 for one that they span. O(K (D + W)) a place.
 
-    With a window only the last `window` placed repel. One that leaves it is taken out of the factor by rotations that
-    also turn each candidate's coefficients; what they rotate out goes back into d^2 (the paper's section 4).
+    With a window only the last `window` placed repel. One that leaves it is taken out of the factor by a reflection of
+    all coefficients; what that sets free goes back into d^2 (the paper's section 4, which rotates two rows at a time).
 
     The determinant is 0 as soon as a spanned candidate joins: copies of placed items, and all candidates once as many
     are placed as S has ranks. These come last, in the order of their scores.
@@ -90,7 +90,7 @@ class Dpp:
         self._diversity = diversity
         self._window = window
         self._left_over = np.ones(len(relevance))  # d^2 [K]
-        self._coefficients = np.zeros((0, len(relevance)))  # [W, K]; the columns of members are the factor itself
+        self._coefficients = np.zeros((0, len(relevance)))  # [W, K]; columns of members: the factor, but for rotation
         self._members: list[int] = []  # placed items whose rows these are
         self._recent: list[int] = []  # the last `window` placed, members or spanned by them
 
@@ -127,21 +127,16 @@ class Dpp:
     def _forget(self, position: int) -> None:
         if position not in self._members:
             return
-        first = self._members.index(position)
-        rows = np.delete(self._coefficients, first, axis=0)
-        leaving = self._coefficients[first]
-        del self._members[first]
-        for number in range(first, len(rows)):
-            # A Givens rotation keeps the factor triangular: it takes the leaving row's share of this member away.
-            member = self._members[number]
-            along, across = rows[number, member], leaving[member]
-            length = np.hypot(along, across)
-            rows[number], leaving = (
-                (along * rows[number] + across * leaving) / length,
-                (along * leaving - across * rows[number]) / length,
-            )
-        self._coefficients = rows
-        self._left_over = self._left_over + leaving * leaving
+        leaving = self._members.index(position)
+        # The direction that no member but the leaving one has a part in. A reflection turns it into the last row.
+        direction = np.linalg.solve(self._coefficients[:, self._members].T, np.eye(len(self._members))[leaving])
+        direction /= np.linalg.norm(direction) * (-1 if direction[-1] > 0 else 1)
+        mirror = direction - np.eye(len(direction))[-1]
+        freed = direction @ self._coefficients
+        reflected = self._coefficients - np.outer(mirror, mirror @ self._coefficients) * (2 / (mirror @ mirror))
+        self._coefficients = reflected[:-1]
+        self._left_over = self._left_over + freed * freed
+        del self._members[leaving]
 
 
 DIVERSIFIERS: dict[str, Callable[[Vector, Vector, float, int], Diversifier]] = {
