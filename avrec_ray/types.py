@@ -191,13 +191,17 @@ class Because:
 
 @dataclass(frozen=True)
 class RankedItem:
-    """One row of a ranking; `rank` counts from 1."""
+    """One row of a ranking; `rank` counts from 1.
+
+    `propensity` is the probability that exploration gave the item this place, given those above; 1: nothing was drawn.
+    """
 
     item_id: str
     rank: int
     score: float
     because: tuple[Because, ...] = field(default=())
     tags: tuple[str, ...] = field(default=())
+    propensity: float = 1.0
 
 
 def check_table(table: pa.Table, schema: pa.Schema, name: str, unique: Iterable[str] = ()) -> pa.Table:

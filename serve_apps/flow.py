@@ -1,8 +1,8 @@
 """One request, from the user's history to the list; and what is answered when a part is missing.
 
 The ladder: personal ranking; the matcher's order when the reranker fails; popular items when the matcher fails, time
-runs out, or the models disagree on the bundle. Filters and seen items are respected on every rung, and `degraded`
-says what was missing.
+runs out, or the models disagree on the bundle. Filters, seen items and blocks of rules are respected on every rung, and
+`degraded` says what was missing.
 """
 
 import asyncio
@@ -15,8 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+
 from avrec_ray.bundle import Catalogue
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.ranking.rule_effects import RuleEffects
 from avrec_ray.types import Candidate, Event, Query, RankedItem
 from serve_apps.answers import Models, RankAnswer
 from serve_apps.metrics import GatewayMetrics
@@ -65,8 +68,9 @@ class RequestFlow:
         deadline_ms: int,
         metrics: GatewayMetrics | None = None,
         known_users: Collection[str] = frozenset(),
+        rules: RuleEffects | None = None,
     ) -> None:
-        """`known_users`: those of whom the models know something without a history."""
+        """`known_users`: those of whom the models know something without a history; `rules`: for what they block."""
         self.models = models
         self.store = store
         self.catalogue = catalogue
@@ -75,6 +79,7 @@ class RequestFlow:
         self.metrics = metrics or GatewayMetrics()
         self._popular = PopularItems(catalogue)
         self._known_users = known_users
+        self._rules = rules or RuleEffects((), catalogue)
         self._history_length = history_length
         self._deadline_ms = deadline_ms
         # Threads of its own: reads that hang on a database must not use up those that store feedback.
@@ -199,7 +204,17 @@ class RequestFlow:
     def _open(self, deadline_ms: int | None) -> Served:
         return Served(min(deadline_ms or self._deadline_ms, self._deadline_ms), self.model_version)
 
+    def _unblocked(self, items: list[RankedItem]) -> list[RankedItem]:
+        """Without what a rule blocks: only the reranker knows the rules, and a list may be answered without it."""
+        rows = np.array([self.catalogue.index_of[item.item_id] for item in items], np.int64)
+        blocked = self._rules.blocked(rows, time.time())
+        if not blocked.any():
+            return items
+        kept = [item for item, out in zip(items, blocked.tolist(), strict=True) if not out]
+        return [dataclasses.replace(item, rank=rank) for rank, item in enumerate(kept, start=1)]
+
     def _close(self, served: Served) -> Served:
+        served.items = self._unblocked(served.items)
         served.stages_ms["total"] = (time.perf_counter() - served.started_seconds) * 1000
         for stage, ms in served.stages_ms.items():
             self.metrics.stage_seconds.labels(stage).observe(ms / 1000)

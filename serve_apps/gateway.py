@@ -15,6 +15,8 @@ from ray.serve.handle import DeploymentHandle
 from avrec_ray.bundle import load_bundle_profiles, load_catalogue, load_metadata
 from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.ranking.rule_effects import RuleEffects
+from avrec_ray.ranking.rules import load_rules
 from avrec_ray.training.profiles import UserProfiles
 from serve_apps.answers import Models
 from serve_apps.api import create_api
@@ -31,16 +33,18 @@ class GatewayDeployment:
     ) -> None:
         cfg = from_dict(ServeConfig, args)
         metadata = load_metadata(cfg.bundle)
+        catalogue = load_catalogue(cfg.bundle)
         flow = RequestFlow(
             models=models_of(matcher, reranker),
             store=EventStore(cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds),
-            catalogue=load_catalogue(cfg.bundle),
+            catalogue=catalogue,
             model_version=metadata.model_version,
             index_version=metadata.towers_version,
             # A list must not depend on who asks: batch recommendation reads as much as the towers do.
             history_length=max(cfg.feedback.history_length, metadata.towers.history_length),
             deadline_ms=cfg.deadline_ms,
             known_users=known_users(load_bundle_profiles(cfg.bundle)),
+            rules=RuleEffects(load_rules(cfg.policy.rules) if cfg.policy.rules else (), catalogue),
         )
         self._api = create_api(flow, cfg.feedback, digests, cfg.max_body_bytes)
 
@@ -87,6 +91,8 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
     digests = key_digests()
     check_host(cfg.host, digests)
     load_metadata(cfg.bundle)  # fail here, with the reason, rather than in a replica that restarts for ever
+    if cfg.policy.rules:
+        load_rules(cfg.policy.rules)
     # Imported late: they need torch, the gateway's replica does not.
     from serve_apps.matcher import MatcherDeployment
     from serve_apps.reranker import RerankerDeployment

@@ -68,5 +68,6 @@ def _item(catalogue: Catalogue, item: RankedItem, explain: bool) -> ItemBody:
         score=item.score,
         title=catalogue.titles[row],
         category=catalogue.categories[row],
+        propensity=item.propensity,
         explanation=Explanation(because=reasons, tags=list(item.tags)) if explain else None,
     )

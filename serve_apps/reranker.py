@@ -1,5 +1,6 @@
 """What a reranker replica does: attention between the history and each candidate's moments, then the policy."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 
 from avrec_ray.dataclass_io import from_dict
 from avrec_ray.ranking.policy import PolicyConfig
-from avrec_ray.ranking.reranker import Reranker
+from avrec_ray.ranking.reranker import REQUESTED, Reranker
 from avrec_ray.types import Candidate, Query
 from serve_apps.answers import RankAnswer
 
@@ -18,11 +19,14 @@ class RerankerDeployment:
     def __init__(self, bundle: str, policy: dict[str, Any]) -> None:
         torch.set_num_threads(1)
         self._reranker = Reranker(bundle, from_dict(PolicyConfig, policy))
+        self._ledger = self._reranker.policy.ledger()  # exposure in the lists of this replica
         self.check_health()
 
     async def rerank(self, query: Query, candidates: Sequence[Candidate]) -> RankAnswer:
         """Candidates in their final order."""
-        return RankAnswer(self._reranker.model_version, self._reranker.rerank(query, candidates))
+        return RankAnswer(
+            self._reranker.model_version, self._reranker.rerank(query, candidates, time.time(), self._ledger)
+        )
 
     async def version(self) -> str:
         """model_version of the bundle."""
@@ -31,5 +35,5 @@ class RerankerDeployment:
     def check_health(self) -> None:
         """Serve calls this; a replica that cannot rank an item is replaced."""
         first = self._reranker.bundle.items.item_ids[0]
-        if not self._reranker.rerank(Query(user_id=None, k=1), [Candidate(first, 0.0, "health")]):
-            raise RuntimeError(f"the reranker of {self._reranker.model_version} drops every item")
+        # No list may come of it: a rule can block this item, which is no illness.
+        self._reranker.rerank(Query(user_id=None, k=1), [Candidate(first, 0.0, REQUESTED)], time.time())

@@ -130,6 +130,11 @@ class ItemBody(BaseModel):
     )
     title: str
     category: str | None
+    propensity: float = Field(
+        default=1.0,
+        description="Probability that exploration gave the item this place, given those above; keep it with what is "
+        "shown to estimate other policies from feedback. 1: nothing was drawn.",
+    )
     explanation: Explanation | None = None
 
 

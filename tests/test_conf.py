@@ -93,6 +93,13 @@ def test_stream_mode_composes() -> None:
         typed("pretrain", "data.mode=streamed")
 
 
+def test_targets_of_exposure_are_given_by_group() -> None:
+    job = typed("recommend", "policy.exposure_groups=warm", "+policy.exposure_targets.cold=0.3")
+    assert job.policy.exposure_targets == {"cold": 0.3}
+    with pytest.raises(ConfigError, match=r"policy.exposure_targets.cold='fair'; expected a share"):
+        typed("recommend", "+policy.exposure_targets.cold=fair")
+
+
 def test_unknown_key_is_refused_when_composed() -> None:
     with pytest.raises(ConfigCompositionException, match="finetune.epoch"):
         typed("full_loop", "training.finetune.epoch=3")

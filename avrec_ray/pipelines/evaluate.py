@@ -26,6 +26,7 @@ from avrec_ray.pipelines.champion import ask_champion_if_possible
 from avrec_ray.pipelines.measured import SERVED, Measured, Rankings, rank_rows, truth_table
 from avrec_ray.pipelines.question import ask
 from avrec_ray.pipelines.recommend import recommend_users
+from avrec_ray.pipelines.recommend_inputs import policy_settings
 from avrec_ray.pipelines.report import write_report
 from avrec_ray.pipelines.split import history_paths, note_inputs, read_candidates
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
@@ -74,7 +75,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         settings={
             "evaluation": to_dict(job.evaluation),
             "matcher": to_dict(job.matcher),
-            "policy": to_dict(job.policy),
+            "policy": policy_settings(job.policy),
         },
         inputs={name: require_record(storage, name).fingerprint for name in ("bundle", "baselines")},
         outputs=[storage.folder("evaluation") / name for name in ("recommendations.parquet", "headline.txt")],

@@ -111,6 +111,7 @@ def _finished_shards(parts: Parts, wanted: Wanted, shards: list[int], num_worker
         "policy": to_dict(wanted.policy),
         "k": wanted.k,
         "candidates": wanted.candidates,
+        "at_seconds": wanted.at_seconds,
     }
     most = min(num_workers, len(shards))
     fitting = max(1, min(most, int(ray.cluster_resources().get("CPU", 1)) - 1))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,9 @@ from avrec_ray.dataclass_io import check_range, to_dict
 from avrec_ray.errors import ConfigError, TableError
 from avrec_ray.pipelines.recommend_shards import shard_size
 from avrec_ray.pipelines.stage import digest_file, fingerprint_of
+from avrec_ray.ranking.exploration import SECONDS_A_DAY, day_of
 from avrec_ray.ranking.policy import PolicyConfig
+from avrec_ray.ranking.rules import load_rules
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.types import check_table
 
@@ -36,13 +39,16 @@ class Wanted:
     k: int
     candidates: Sequence[str] | None = None
     """Items that may be listed; None allows the whole catalogue."""
+    at_seconds: float | None = None
+    """When they are made, POSIX; None where the policy does not ask."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """What is not a table or a model."""
         return {
             "matcher": to_dict(self.matcher),
-            "policy": to_dict(self.policy),
+            "policy": policy_settings(self.policy),
+            "at_seconds": self.at_seconds,
             "k": self.k,
             "shard_users": shard_size(len(self.users)),
         }
@@ -74,7 +80,20 @@ def wanted_lists(
         policy=job.policy,
         k=k,
         candidates=candidates,
+        at_seconds=today(time.time()) if job.policy.exploration or job.policy.rules else None,
     )
+
+
+def policy_settings(policy: PolicyConfig) -> dict[str, Any]:
+    """Everything that decides what a policy does: the content of its rules counts, not their path alone."""
+    if policy.rules:
+        load_rules(policy.rules)  # wrong ones are refused here, not by every worker
+    return {**to_dict(policy), "rules_sha256": digest_file(Path(policy.rules)) if policy.rules else ""}
+
+
+def today(now_seconds: float) -> float:
+    """The start of the day, UTC: a job that is resumed on the same day goes on with the same lists."""
+    return day_of(now_seconds) * float(SECONDS_A_DAY)
 
 
 def distinct(users: Sequence[str], echo: Echo) -> list[str]:

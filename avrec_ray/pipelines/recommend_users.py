@@ -38,13 +38,16 @@ class RecommendUsers:
         policy: dict[str, Any],
         k: int,
         candidates: Sequence[str] | None = None,
+        at_seconds: float | None = None,
     ) -> None:
+        """`at_seconds`: when all these lists are made, for a policy to which that matters."""
         torch.set_num_threads(1)
         opened = load_bundle(bundle)
         self.matcher = Matcher(opened, from_dict(MatcherConfig, matcher))
         self.reranker = Reranker(opened, from_dict(PolicyConfig, policy))
         self.folder = Path(folder)
         self.k = k
+        self.at_seconds = at_seconds
         wanted = set(opened.items.item_ids if candidates is None else candidates)
         self.filters = Filters(exclude_items=tuple(i for i in opened.items.item_ids if i not in wanted))
         # What is loaded by now stays. Looking through it for garbage, over and over, took 5 % of a Ray worker's time.
@@ -58,15 +61,20 @@ class RecommendUsers:
         return {"shard": np.array(shards, np.int64), "num_rows": np.array(num_rows, np.int64)}
 
     def write_part(self, shard: int) -> int:
-        """Write the part of one shard and return its rows."""
+        """Write the part of one shard and return its rows.
+
+        Exposure is counted from zero in each shard: a part is the same whichever worker computes it, and when.
+        """
         users, histories = read_shard(self.folder, shard)
         queries = [
             Query(user_id=user, history=history, k=self.k, filters=self.filters)
             for user, history in zip(users, histories, strict=True)
         ]
         lists: list[list[RankedItem]] = []
+        ledger = self.reranker.policy.ledger()
         for start in range(0, len(queries), BATCH_USERS):
-            lists += recommend(self.matcher, self.reranker, queries[start : start + BATCH_USERS])
+            batch = queries[start : start + BATCH_USERS]
+            lists += recommend(self.matcher, self.reranker, batch, self.at_seconds, ledger)
         table = lists_table(users, lists)
         write_atomically(part_path(self.folder, shard), lambda staged: pq.write_table(table, staged))
         return int(table.num_rows)

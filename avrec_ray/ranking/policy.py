@@ -1,23 +1,36 @@
-"""What happens to scores before a list is shown: filters, then diversity, then caps. Pure functions on arrays.
+"""What happens to scores before a list is shown: who is allowed, what is added to scores, who gets each place.
 
-Dimension key: K candidates, D embedding, N catalogue.
+    filters and blocks > boosts of rules > boosts of exposure > place by place: a pin, or of those whom caps and
+    fresh places let have it the best by score and diversity, or one drawn among them
+
+Boosts come before diversity, which then trades the boosted scores. Exploration is the draw for a place, not noise on
+the scores before diversity: only so are the logged propensities those of the list that is shown (see `places`).
+Boosts and temperature are in standard deviations of a request's scores, whose scale differs between models and users.
+
+Dimension key: K candidates, D embedding, N catalogue, G groups.
 """
 
-from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from avrec_ray.bundle import Catalogue
-from avrec_ray.dataclass_io import check_range
+from avrec_ray.dataclass_io import check_choice, check_range
+from avrec_ray.errors import ConfigError
+from avrec_ray.ranking import exposure
+from avrec_ray.ranking.diversity import DIVERSIFIERS, Order, diversifier_of, min_max
+from avrec_ray.ranking.exploration import day_of, request_rng
+from avrec_ray.ranking.exposure import ExposureLedger, ExposureState
+from avrec_ray.ranking.places import Codes, PlaceRules, fill_places
+from avrec_ray.ranking.rule_effects import RuleEffects
+from avrec_ray.ranking.rules import load_rules
 from avrec_ray.types import Filters, Query
 
-Order = npt.NDArray[np.int64]
-"""Positions of candidates, the one to be shown first in front."""
-Groups = Sequence[Hashable | None]
-"""The group of each candidate; None belongs to no group."""
+__all__ = ["Placement", "Policy", "PolicyConfig", "allowed_mask", "apply_policy"]
 
 
 @dataclass(kw_only=True)
@@ -30,14 +43,165 @@ class PolicyConfig:
     """At most this many items of one category in a list; 0: no cap."""
     diversity: float = 0.0
     """0..1, for queries that ask for none: 0 is the order of the scores, 1 takes what is least like the items above."""
+    diversifier: str = "mmr"
+    """Key of DIVERSIFIERS."""
+    dpp_window: int = 0
+    """With diversifier=dpp: only the last so many places repel; 0: all of the list."""
     fresh_share: float = 0.0
     """At least this share of the places goes to items that nobody has chosen yet: with 0.1 one of every ten places."""
+    exploration: float = 0.0
+    """Temperature of the draw for each place, in standard deviations of a request's scores; 0: the best gets it."""
+    exploration_seed: int = 0
+    """With the user and the day it decides the draws."""
+    exposure_groups: str = ""
+    """creator, category or warm: groups whose exposure over requests is steered; empty: none."""
+    exposure_targets: dict[str, Any] = field(default_factory=dict)
+    """Group to its share of exposure, "merit" or "equal"; "*": all others, by default merit."""
+    exposure_strength: float = 1.0
+    """What is added to the scores of a group that is one list or more behind, in standard deviations; 0: nothing."""
+    rules: str = ""
+    """Absolute path of a YAML or JSON file with pins, blocks and boosts, see `ranking.rules`; empty: none."""
 
     def __post_init__(self) -> None:
         check_range("policy.max_per_creator", self.max_per_creator, 0)
         check_range("policy.max_per_category", self.max_per_category, 0)
         check_range("policy.diversity", self.diversity, 0, 1)
+        check_choice("policy.diversifier", self.diversifier, DIVERSIFIERS)
+        check_range("policy.dpp_window", self.dpp_window, 0)
         check_range("policy.fresh_share", self.fresh_share, 0, 1)
+        check_range("policy.exploration", self.exploration, 0, 100)
+        check_choice("policy.exposure_groups", self.exposure_groups, ("", *exposure.GROUP_COLUMNS))
+        exposure.check_targets(self.exposure_targets)
+        check_range("policy.exposure_strength", self.exposure_strength, 0, 100)
+        if self.rules and not Path(self.rules).is_absolute():
+            raise ConfigError(
+                f"policy.rules={self.rules!r} is not absolute; workers run in another directory, give a full path"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """A list as positions of candidates, and what the next request has to know."""
+
+    order: Order
+    """[k], rank 1 first."""
+    propensities: npt.NDArray[np.float64]
+    """[k]: probability that the item got its place, given those above; 1 where nothing was drawn."""
+    exposure: ExposureState | None = None
+    """The state after this list; None where none was given."""
+
+
+class Policy:
+    """The policy of one catalogue: reads rules and finds groups once, then is a pure function of its arguments."""
+
+    def __init__(self, items: Catalogue, embeddings: npt.NDArray[np.float32], cfg: PolicyConfig) -> None:
+        """`embeddings` are unit vectors [N, D].
+
+        Raises:
+            ConfigError: the rules are wrong, or a target names a group that no item has.
+        """
+        self.cfg = cfg
+        self._items = items
+        self._embeddings = embeddings
+        self._rules = RuleEffects(load_rules(cfg.rules) if cfg.rules else (), items)
+        caps = [(items.creator_ids, cfg.max_per_creator), (items.categories, cfg.max_per_category)]
+        self._caps = [(group_codes(values), cap) for values, cap in caps if cap > 0]
+        self._groups = exposure.item_groups(items, cfg.exposure_groups) if cfg.exposure_groups else None
+        if self._groups is not None:
+            exposure.check_targets(cfg.exposure_targets, self._groups.names)
+
+    def ledger(self) -> ExposureLedger | None:
+        """Where to keep exposure from request to request, at zero; None where it is not steered."""
+        return None if self._groups is None else ExposureLedger(exposure.no_exposure(len(self._groups.names)))
+
+    def pinned_items(self, k: int, at_seconds: float | None) -> list[str]:
+        """Items to be made candidates because a rule pins them by name."""
+        return self._rules.pinned_items(k, self._rules.time_of(at_seconds))
+
+    def __call__(
+        self,
+        scores: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int64],
+        query: Query,
+        at_seconds: float | None = None,
+        state: ExposureState | None = None,
+    ) -> Placement:
+        """Places for `query.k` of the candidates, while so many pass filters and blocks.
+
+        Args:
+            scores: [K] finite, higher is better.
+            rows: [K] catalogue rows of the candidates.
+            query: its filters, user and k count; its diversity does where it is above 0, else that of the settings.
+            at_seconds: POSIX time of the request, for exploration and for rules with dates.
+            state: exposure so far; None: exposure is not steered in this request.
+
+        Raises:
+            ValueError: a score is not finite, or a time is needed and not given.
+        """
+        cfg, now = self.cfg, self._rules.time_of(at_seconds)
+        allowed = np.flatnonzero(self._may_be_shown(rows, query.filters, now))
+        worth = self._boosted(scores[allowed], rows[allowed], query.k, now, state)
+        best_first = np.argsort(-worth, kind="stable").astype(np.int64)
+        allowed, worth = allowed[best_first], worth[best_first]
+        shown_rows = rows[allowed]
+        diversity = query.diversity or cfg.diversity
+        temperature = cfg.exploration * (1 - diversity) * _deviation(min_max(worth))
+        order, propensities = fill_places(
+            diversifier_of(cfg.diversifier, worth, self._embeddings[shown_rows], diversity, cfg.dpp_window),
+            query.k,
+            PlaceRules(
+                fresh=~self._items.warm[shown_rows],
+                fresh_share=cfg.fresh_share,
+                caps=[(codes[shown_rows], cap) for codes, cap in self._caps],
+                pins=self._rules.pins(shown_rows, now),
+            ),
+            temperature,
+            self._rng(query.user_id, at_seconds),
+        )
+        placed = allowed[order]
+        return Placement(placed, propensities, self._recorded(state, scores[allowed], shown_rows, rows[placed]))
+
+    def _may_be_shown(self, rows: npt.NDArray[np.int64], filters: Filters, at_seconds: float) -> npt.NDArray[np.bool_]:
+        columns = [[column[row] for row in rows] for column in (self._items.categories, self._items.languages)]
+        item_ids = [self._items.item_ids[row] for row in rows]
+        allowed = allowed_mask(columns[0], columns[1], self._items.durations[rows], filters, item_ids)
+        return allowed & ~self._rules.blocked(rows, at_seconds)
+
+    def _boosted(
+        self,
+        scores: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int64],
+        k: int,
+        at_seconds: float,
+        state: ExposureState | None,
+    ) -> npt.NDArray[np.float64]:
+        """Scores [K] with what rules and exposure add."""
+        boosts = self._rules.boosts(rows, at_seconds)
+        if self._groups is not None and state is not None:
+            shares = exposure.target_shares(self._groups.names, self.cfg.exposure_targets, state)
+            boosts += self.cfg.exposure_strength * exposure.boosts(state, shares, self._groups.codes[rows], k)
+        boosted: npt.NDArray[np.float64] = scores.astype(np.float64) + _deviation(scores.astype(np.float64)) * boosts
+        return boosted
+
+    def _recorded(
+        self,
+        state: ExposureState | None,
+        scores: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int64],
+        shown: npt.NDArray[np.int64],
+    ) -> ExposureState | None:
+        """The state after `shown` rows of all candidates' `rows`; merit is by the scores of the model."""
+        if self._groups is None or state is None:
+            return None
+        merits = exposure.merit_of(scores.astype(np.float64) / _deviation(scores.astype(np.float64)))
+        return exposure.record(state, self._groups.codes[shown], self._groups.codes[rows], merits)
+
+    def _rng(self, user_id: str | None, at_seconds: float | None) -> np.random.Generator | None:
+        if self.cfg.exploration == 0:
+            return None
+        if at_seconds is None:
+            raise ValueError("exploration draws anew each day; give the at_seconds of the request")
+        return request_rng(self.cfg.exploration_seed, user_id, day_of(at_seconds))
 
 
 def apply_policy(
@@ -47,21 +211,10 @@ def apply_policy(
     embeddings: npt.NDArray[np.float32],
     query: Query,
     cfg: PolicyConfig,
+    at_seconds: float | None = None,
 ) -> Order:
-    """Positions of the candidates to show, best first: `query.k` of them while so many pass the filters.
-
-    Args:
-        scores: [K] finite, higher is better.
-        rows: [K] catalogue rows of the candidates.
-        embeddings: [N, D] unit vectors of the catalogue.
-        query: its filters and k count; its diversity does where it is above 0, else that of `cfg`.
-    """
-    allowed = np.flatnonzero(_allowed_rows(items, rows, query.filters))
-    diversity = query.diversity or cfg.diversity
-    order = allowed[mmr(scores[allowed], embeddings[rows[allowed]], diversity, len(allowed))]
-    order = reserve_places(order, ~items.warm[rows], cfg.fresh_share)
-    caps = [(items.creator_ids, cfg.max_per_creator), (items.categories, cfg.max_per_category)]
-    return cap_groups(order, [([groups[row] for row in rows], cap) for groups, cap in caps], query.k)
+    """Positions of the candidates to show, best first: `Policy` for one request, whose arguments these are."""
+    return Policy(items, embeddings, cfg)(scores, rows, query, at_seconds).order
 
 
 def allowed_mask(
@@ -92,106 +245,14 @@ def allowed_mask(
     return keep
 
 
-def mmr(scores: npt.NDArray[np.floating], embeddings: npt.NDArray[np.float32], diversity: float, k: int) -> Order:
-    """Maximal marginal relevance (Carbonell and Goldstein, 1998): relevant, but unlike what is listed above.
+def group_codes(values: Sequence[Hashable | None]) -> Codes:
+    """Numbers of groups, -1 for None.
 
-    Each place goes to the candidate with the highest (1 - diversity) * relevance - diversity * similarity, where
-    relevance is the score mapped to [0, 1] within the request, and similarity is the largest (1 + cosine) / 2 to an
-    item already placed. Ties go to the better score, then to the earlier candidate. O(k K D).
-
-    Args:
-        scores: [K] finite.
-        embeddings: [K, D] unit vectors.
-        diversity: 0 gives the ranking by score exactly; 1 ignores the score after the first place.
-        k: places to fill; fewer where there are fewer candidates.
-
-    Raises:
-        ValueError: a score is not finite, shapes differ, or diversity is outside [0, 1].
+    >>> group_codes(["b", None, "a", "b"]).tolist()
+    [0, -1, 1, 0]
     """
-    check_range("diversity", diversity, 0, 1)
-    if len(scores) != len(embeddings) or not np.isfinite(scores).all():
-        raise ValueError(f"got scores {scores.shape} for embeddings {embeddings.shape}; expected finite [K] and [K, D]")
-    ranking = np.argsort(-scores, kind="stable").astype(np.int64)
-    if diversity == 0 or not len(ranking):
-        return ranking[:k]
-    relevance = (1 - diversity) * _min_max(scores[ranking].astype(np.float64))
-    vectors = embeddings[ranking].astype(np.float64)
-    similarity = np.zeros(len(ranking))
-    left = np.ones(len(ranking), bool)
-    places = []
-    for _ in range(min(k, len(ranking))):
-        best = int(np.argmax(np.where(left, relevance - diversity * similarity, -np.inf)))
-        places.append(best)
-        left[best] = False
-        similarity = np.maximum(similarity, (1 + vectors @ vectors[best]) / 2)
-    return ranking[places]
-
-
-def reserve_places(order: Order, fresh: npt.NDArray[np.bool_], share: float) -> Order:
-    """Move fresh items up so that each run of 1 / share places holds one, at its end unless one stands there already.
-
-    Args:
-        order: positions of candidates, best first.
-        fresh: bool [K], by position.
-        share: 0 changes nothing.
-
-    >>> reserve_places(np.arange(5), np.array([False, False, False, False, True]), share=0.5).tolist()
-    [0, 4, 1, 2, 3]
-    """
-    if share <= 0:
-        return order
-    every = max(1, round(1 / share))
-    waiting = [position for position in order.tolist() if fresh[position]]
-    placed: list[int] = []
-    used: set[int] = set()
-    since_fresh = 0
-    remaining = iter(order.tolist())
-    while len(placed) < len(order):
-        due = [position for position in waiting if position not in used][:1] if since_fresh == every - 1 else []
-        position = due[0] if due else next(p for p in remaining if p not in used)
-        placed.append(position)
-        used.add(position)
-        since_fresh = 0 if fresh[position] else min(since_fresh + 1, every - 1)
-    return np.array(placed, np.int64)
-
-
-def cap_per_group(order: Order, groups: Groups, cap: int, k: int) -> Order:
-    """The first `k` of `order` with at most `cap` of one group, back-filled in order if that leaves fewer than `k`.
-
-    >>> cap_per_group(np.arange(4), ["a", "a", "b", None], cap=1, k=3).tolist()
-    [0, 2, 3]
-    """
-    return cap_groups(order, [(groups, cap)], k)
-
-
-def cap_groups(order: Order, limits: Sequence[tuple[Groups, int]], k: int) -> Order:
-    """`cap_per_group` under several groupings at once: an item is kept while each of its groups has room.
-
-    Args:
-        order: positions of candidates, best first.
-        limits: pairs of groups [K] and cap; cap 0 is no limit.
-        k: length of the list; the caps yield to it, since a short list is worse than a repeated creator.
-    """
-    limits = [(groups, cap) for groups, cap in limits if cap > 0]
-    if not limits:
-        return order[:k]
-    counts: list[Counter[Hashable]] = [Counter() for _ in limits]
-    kept: list[int] = []
-    deferred: list[int] = []
-    for position in order.tolist():
-        mine = [groups[position] for groups, _ in limits]
-        room = all(g is None or c[g] < cap for g, c, (_, cap) in zip(mine, counts, limits, strict=True))
-        (kept if room else deferred).append(position)
-        if room:
-            for group, count in zip(mine, counts, strict=True):
-                count[group] += 1
-    return np.array((kept + deferred)[:k], np.int64)
-
-
-def _allowed_rows(items: Catalogue, rows: npt.NDArray[np.int64], filters: Filters) -> npt.NDArray[np.bool_]:
-    columns = [[column[row] for row in rows] for column in (items.categories, items.languages)]
-    item_ids = [items.item_ids[row] for row in rows]
-    return allowed_mask(columns[0], columns[1], items.durations[rows], filters, item_ids)
+    number: dict[Hashable, int] = {}
+    return np.array([-1 if v is None else number.setdefault(v, len(number)) for v in values], np.int64)
 
 
 def _is_in(values: Sequence[str | None], wanted: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -199,6 +260,7 @@ def _is_in(values: Sequence[str | None], wanted: Sequence[str]) -> npt.NDArray[n
     return np.fromiter((value in chosen for value in values), bool, len(values))
 
 
-def _min_max(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+def _deviation(values: npt.NDArray[np.float64]) -> float:
+    """Standard deviation; 1 where all are equal, so that a boost still says something."""
+    deviation = float(values.std()) if len(values) else 0.0
+    return deviation if deviation > 0 else 1.0

@@ -14,25 +14,28 @@ from torch import Tensor
 from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, Bundle, load_bundle
 from avrec_ray.errors import BundleError
 from avrec_ray.ranking.content_likeness import load_likeness
+from avrec_ray.ranking.exposure import ExposureLedger
 from avrec_ray.ranking.interaction import AttentionReranker, combine
 from avrec_ray.ranking.lists import ItemArrays, ItemToItem, context_features, interests_of
-from avrec_ray.ranking.policy import PolicyConfig, apply_policy
+from avrec_ray.ranking.policy import Policy, PolicyConfig
 from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.towers.config import moment_layout
 from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.histories import columns_from_events
 from avrec_ray.types import Because, Candidate, Query, RankedItem
 
+REQUESTED = "request"
+"""Source of candidates that the client named, see `Matcher.score`."""
 MAX_REASONS = 3
 """Pairs of watched item and moment named in an explanation."""
 
 
 class Reranker:
-    """Orders candidates for a query. A pure function of (bundle, query, candidates)."""
+    """Orders candidates for a query. A pure function of bundle, policy, query, candidates, day and exposure so far."""
 
     def __init__(self, bundle: Bundle | str | Path, policy: PolicyConfig | None = None) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        self.policy = policy or PolicyConfig()
+        self.policy = Policy(self.bundle.items, self.bundle.embeddings, policy or PolicyConfig())
         self.cfg = self.bundle.metadata.reranker
         self.model_version = self.bundle.metadata.model_version
         self.model = AttentionReranker(self.cfg, self.bundle.metadata.towers.embedding_dim)
@@ -42,21 +45,39 @@ class Reranker:
         self.item_to_item = load_item_to_item(self.bundle)
         self.layout = moment_layout(self.bundle.metadata.towers.max_clips)
 
-    def rerank(self, query: Query, candidates: Sequence[Candidate]) -> list[RankedItem]:
-        """The best `query.k` candidates, rank 1 first; scores are those before diversity.
+    def rerank(
+        self,
+        query: Query,
+        candidates: Sequence[Candidate],
+        at_seconds: float | None = None,
+        ledger: ExposureLedger | None = None,
+    ) -> list[RankedItem]:
+        """The best `query.k` candidates, rank 1 first; scores are those before boosts, diversity and exploration.
 
-        Without an interest in the history there is nothing to attend to, and the matcher's order stands.
+        Without an interest in the history there is nothing to attend to, and the matcher's order stands. Items that a
+        rule pins by name become candidates, unless the client named the candidates itself or the user met the item.
+
+        Args:
+            at_seconds: POSIX time of the request; a policy that explores or has rules with dates must be given it.
+            ledger: exposure so far, which this list is added to; None: exposure is not steered. A list of items that
+                the client named is neither steered nor counted.
 
         Raises:
             BundleError: a candidate is not in this bundle's catalogue (the matcher serves another one).
         """
         if not candidates:
             return []
+        if any(candidate.source == REQUESTED for candidate in candidates):
+            ledger = None
+        else:
+            candidates = [*candidates, *self._pinned(query, candidates, at_seconds)]
         rows = np.array([self._row(c) for c in candidates], np.int64)
         scores, attention, watched = self._score(query, candidates, rows)
-        order = apply_policy(scores, rows, self.bundle.items, self.bundle.embeddings, query, self.policy)
+        placement = self.policy(scores, rows, query, at_seconds, ledger.state if ledger else None)
+        if ledger is not None and placement.exposure is not None:
+            ledger.state = placement.exposure
         ranking = []
-        for rank, position in enumerate(order, start=1):
+        for rank, position in enumerate(placement.order, start=1):
             because = self._because(attention[position], watched, rows[position]) if query.explain else ()
             ranking.append(
                 RankedItem(
@@ -65,9 +86,17 @@ class Reranker:
                     score=float(scores[position]),
                     because=because,
                     tags=self._shared_tags(rows[position], because),
+                    propensity=float(placement.propensities[rank - 1]),
                 )
             )
         return ranking
+
+    def _pinned(self, query: Query, candidates: Sequence[Candidate], at_seconds: float | None) -> list[Candidate]:
+        """Candidates of the rules, with the least of the matcher's scores: it did not find them."""
+        found = {c.item_id for c in candidates} | {e.item_id for e in query.history if e.event != "impression"}
+        least = min(candidate.score for candidate in candidates)
+        pinned = self.policy.pinned_items(query.k, at_seconds)
+        return [Candidate(item_id, least, "pin") for item_id in pinned if item_id not in found]
 
     def _row(self, candidate: Candidate) -> int:
         row = self.bundle.items.idx(candidate.item_id)

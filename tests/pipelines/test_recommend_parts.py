@@ -1,6 +1,7 @@
 """Shards, parts and the class that fills them, as Python: Ray is not needed for any of it."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import ConfigError, TableError
-from avrec_ray.pipelines.recommend_inputs import Wanted, distinct, output_path, read_ids
+from avrec_ray.pipelines.recommend_inputs import Wanted, distinct, output_path, read_ids, today, wanted_lists
 from avrec_ray.pipelines.recommend_parts import Parts, open_parts, part_path
 from avrec_ray.pipelines.recommend_shards import read_shard, shard_size, write_shards
 from avrec_ray.pipelines.recommend_users import RecommendUsers
@@ -51,7 +53,8 @@ def wanted(bundle: Path, tmp_path: Path) -> Wanted:
 
 def recommender(parts: Parts, wanted: Wanted) -> RecommendUsers:
     matcher, policy = to_dict(wanted.matcher), to_dict(wanted.policy)
-    return RecommendUsers(str(wanted.bundle), str(parts.folder), matcher, policy, wanted.k, wanted.candidates)
+    folder, candidates = str(parts.folder), wanted.candidates
+    return RecommendUsers(str(wanted.bundle), folder, matcher, policy, wanted.k, candidates, wanted.at_seconds)
 
 
 def opened(folder: Path, wanted: Wanted) -> tuple[Parts, list[str]]:
@@ -141,6 +144,39 @@ def test_other_lists_are_started_anew(case: str, wanted: Wanted, tmp_path: Path)
     assert lines == [f"{tmp_path / 'parts'} holds lists of other settings or inputs: started anew"]
     assert other.missing() == list(other.shards)
     assert not parts.folder.exists()
+
+
+def test_rules_of_another_content_are_other_lists(wanted: Wanted, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("- {name: a, match: {item_ids: [i01]}, action: block}\n")
+    ruled = dataclasses.replace(wanted, policy=PolicyConfig(rules=str(rules)))
+    before = ruled.fingerprint
+    rules.write_text("- {name: a, match: {item_ids: [i02]}, action: block}\n")
+    assert dataclasses.replace(ruled).fingerprint != before
+    rules.write_text("- {name: a}\n")
+    with pytest.raises(ConfigError, match="rule 'a': action=None"):
+        assert dataclasses.replace(ruled).fingerprint
+
+
+def test_a_policy_that_asks_for_the_day_gets_the_day_of_the_job(wanted: Wanted) -> None:
+    lists = {
+        policy.exploration: wanted_lists(wanted.bundle, [], USERS, JobConfig(policy=policy), 5, None).at_seconds
+        for policy in (PolicyConfig(), PolicyConfig(exploration=0.5))
+    }
+    assert lists[0.0] is None
+    assert lists[0.5] == today(lists[0.5] + 86_399) == today(time.time())
+
+
+def test_parts_of_a_policy_with_a_memory_are_the_same_whoever_computes_them(wanted: Wanted, tmp_path: Path) -> None:
+    policy = PolicyConfig(
+        exploration=0.3, exposure_groups="warm", exposure_targets={"cold": 0.5}, exposure_strength=4.0
+    )
+    wanted = dataclasses.replace(wanted, policy=policy, at_seconds=today(1.8e9))
+    first, _ = opened(tmp_path / "one", wanted)
+    other, _ = opened(tmp_path / "two", wanted)
+    recommender(first, wanted)({"shard": np.array([0, 1])})
+    recommender(other, wanted)({"shard": np.array([1])})
+    assert pq.read_table(part_path(first.folder, 1)).equals(pq.read_table(part_path(other.folder, 1)))
 
 
 def test_other_interactions_are_other_lists(wanted: Wanted, tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
+"""The policy: filters before all, each dial by itself and with the others, and the order of the scores without any."""
+
 import doctest
-from random import Random
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +14,10 @@ from hypothesis import strategies as st
 from avrec_ray.bundle import Catalogue
 from avrec_ray.errors import ConfigError
 from avrec_ray.ranking import policy
-from avrec_ray.ranking.policy import PolicyConfig, allowed_mask, apply_policy, cap_groups, cap_per_group, mmr
+from avrec_ray.ranking.diversity import dpp
+from avrec_ray.ranking.policy import Placement, Policy, PolicyConfig, allowed_mask, apply_policy
 from avrec_ray.types import Filters, Query
+from tests.tiny_bundle import tiny_catalogue
 
 CATEGORIES = ["music", "sport", None, "music"]
 LANGUAGES = ["en", "de", "en", None]
@@ -21,12 +27,6 @@ DURATIONS = np.array([10, 60, np.nan, 20], np.float32)
 def unit_vectors(num: int, seed: int = 0) -> npt.NDArray[np.float32]:
     vectors = np.random.default_rng(seed).normal(size=(num, 6)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def similarity_within(order: npt.NDArray[np.int64], embeddings: npt.NDArray[np.float32]) -> float:
-    """Mean cosine between the items of a list."""
-    cosine = embeddings[order] @ embeddings[order].T
-    return float((cosine.sum() - len(order)) / (len(order) * (len(order) - 1)))
 
 
 def catalogue(num_items: int) -> Catalogue:
@@ -75,129 +75,6 @@ def test_allowed_mask_grows_with_the_wanted_values(categories: list[str | None],
     narrow = allowed_mask(*columns, Filters(categories=tuple(sorted(wanted | {"c"}))))
     wide = allowed_mask(*columns, Filters(categories=("a", "b", "c")))
     assert (wide | ~narrow).all()
-
-
-scores_lists = st.lists(st.floats(-1e3, 1e3, width=32), max_size=25)
-
-
-@given(scores_lists, st.integers(1, 30))
-def test_mmr_without_diversity_is_the_ranking(scores: list[float], k: int) -> None:
-    order = mmr(np.array(scores, np.float32), unit_vectors(len(scores)), 0.0, k)
-    assert order.tolist() == sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:k]
-
-
-def test_mmr_without_diversity_keeps_differences_that_normalising_would_lose() -> None:
-    scores = np.array([1e30, 1.0, 1.0 + 1e-6, -1e30], np.float32)
-    assert mmr(scores, unit_vectors(4), 0.0, 4).tolist() == [0, 2, 1, 3]
-
-
-@given(scores_lists, st.floats(0, 1), st.integers(1, 30), st.integers(0, 9))
-@settings(deadline=None)
-def test_mmr_lists_distinct_candidates_and_starts_with_the_best(
-    scores: list[float], diversity: float, k: int, seed: int
-) -> None:
-    values, embeddings = np.array(scores, np.float32), unit_vectors(len(scores), seed)
-    order = mmr(values, embeddings, diversity, k)
-    assert len(order) == min(k, len(scores))
-    assert len(set(order.tolist())) == len(order)
-    assert np.array_equal(order, mmr(values, embeddings, diversity, k))
-    if len(order) and diversity < 1:
-        assert values[order[0]] == pytest.approx(values.max(), abs=1e-6 * float(np.ptp(values)))
-    assert np.array_equal(order, mmr(values, embeddings, diversity, len(scores) + 1)[:k])
-
-
-@given(st.integers(2, 9), st.floats(0.01, 1), st.integers(0, 50))
-@settings(deadline=None)
-def test_mmr_equals_the_formula_one_place_at_a_time(num: int, diversity: float, seed: int) -> None:
-    scores = np.random.default_rng(seed).random(num).astype(np.float32)
-    embeddings = unit_vectors(num, seed).astype(np.float64)
-    relevance = (scores.astype(np.float64) - scores.min()) / (np.float64(scores.max()) - scores.min())
-    placed: list[int] = []
-    for _ in range(num):
-        left = [i for i in np.argsort(-scores, kind="stable").tolist() if i not in placed]
-        worth = [
-            (1 - diversity) * relevance[i]
-            - diversity * max([(1 + embeddings[i] @ embeddings[j]) / 2 for j in placed], default=0.0)
-            for i in left
-        ]
-        placed.append(left[int(np.argmax(worth))])
-    assert mmr(scores, embeddings.astype(np.float32), diversity, num).tolist() == placed
-
-
-@given(st.floats(0.01, 100), st.floats(-50, 50), st.floats(0, 1))
-@settings(deadline=None)
-def test_mmr_does_not_depend_on_the_scale_of_scores(scale: float, shift: float, diversity: float) -> None:
-    scores = np.array([8, 7, 6, 4, 2, 1], np.float64)
-    embeddings = unit_vectors(6)
-    assert np.array_equal(mmr(scores * scale + shift, embeddings, diversity, 6), mmr(scores, embeddings, diversity, 6))
-
-
-def test_mmr_moves_a_copy_behind_what_differs() -> None:
-    embeddings = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
-    scores = np.array([3, 2.9, 1.0])
-    assert mmr(scores, embeddings, 0.0, 3).tolist() == [0, 1, 2]
-    assert mmr(scores, embeddings, 0.8, 3).tolist() == [0, 2, 1]
-
-
-def test_mmr_similarity_falls_along_the_dial() -> None:
-    embeddings, scores = unit_vectors(60), np.random.default_rng(1).random(60)
-    within = [similarity_within(mmr(scores, embeddings, d, 10), embeddings) for d in (0.0, 0.3, 0.6, 1.0)]
-    assert within == sorted(within, reverse=True)
-    assert within[-1] < within[0] - 0.1
-
-
-def test_mmr_with_equal_scores_keeps_the_order_where_items_are_equal() -> None:
-    assert mmr(np.ones(4), np.tile([[1.0, 0.0]], (4, 1)).astype(np.float32), 0.5, 4).tolist() == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("bad", [np.array([1.0, np.nan]), np.array([np.inf, 1.0]), np.ones(3)])
-def test_mmr_refuses_scores_that_are_not_finite_or_do_not_fit(bad: npt.NDArray[np.float64]) -> None:
-    with pytest.raises(ValueError, match=r"expected finite \[K\]"):
-        mmr(bad, unit_vectors(2), 0.5, 2)
-
-
-@pytest.mark.parametrize("diversity", [-0.1, 1.1, float("nan")])
-def test_mmr_refuses_diversity_outside_its_range(diversity: float) -> None:
-    with pytest.raises(ValueError, match="outside"):
-        mmr(np.ones(2), unit_vectors(2), diversity, 2)
-
-
-def test_cap_per_group_defers_what_is_over_and_back_fills() -> None:
-    groups = ["a", "a", "a", None, None, None, "b"]
-    order = np.arange(7)
-    assert cap_per_group(order, groups, cap=1, k=4).tolist() == [0, 3, 4, 5]
-    assert cap_per_group(order, groups, cap=2, k=7).tolist() == [0, 1, 3, 4, 5, 6, 2]
-    assert cap_per_group(order, groups, cap=0, k=3).tolist() == [0, 1, 2]
-
-
-groups_lists = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=20)
-
-
-@given(groups_lists, st.integers(0, 4), st.integers(1, 25), st.randoms(use_true_random=False))
-def test_cap_per_group_keeps_k_and_breaks_the_cap_only_when_it_must(
-    groups: list[str | None], cap: int, k: int, random: Random
-) -> None:
-    positions = list(range(len(groups)))
-    random.shuffle(positions)
-    order = np.array(positions, np.int64)
-    shown = cap_per_group(order, groups, cap, k)
-    assert len(shown) == min(k, len(groups))
-    assert len(set(shown.tolist())) == len(shown)
-    if cap == 0:
-        assert np.array_equal(shown, order[:k])
-        return
-    room = sum(min(groups.count(g), cap) for g in {"a", "b", "c"}) + groups.count(None)
-    within = shown[: min(k, room)]
-    assert all([groups[p] for p in within].count(g) <= cap for g in ("a", "b", "c"))
-    rank = {position: place for place, position in enumerate(positions)}
-    assert [rank[p] for p in within.tolist()] == sorted(rank[p] for p in within.tolist())
-
-
-def test_cap_groups_keeps_every_cap_at_once() -> None:
-    creators, categories = ["x", "x", "y", "y", "z"], ["m", "s", "m", "s", "s"]
-    assert cap_groups(np.arange(5), [(creators, 1), (categories, 1)], 2).tolist() == [0, 3]
-    assert cap_groups(np.arange(5), [(creators, 1), (categories, 0)], 3).tolist() == [0, 2, 4]
-    assert cap_groups(np.arange(5), [(creators, 1), (categories, 1)], 5).tolist() == [0, 3, 1, 2, 4]
 
 
 def policy_order(query: Query, cfg: PolicyConfig, num: int = 24) -> npt.NDArray[np.int64]:
@@ -250,17 +127,152 @@ def test_policy_of_no_candidates_is_empty() -> None:
     assert policy_order(Query(None, filters=Filters(languages=("fr",))), PolicyConfig(diversity=0.5)).tolist() == []
 
 
+DAY = 86_400.0
+
+
+def placed(cfg: PolicyConfig, query: Query, at_seconds: float | None = DAY, num: int = 24) -> Placement:
+    rows = np.arange(num)[::-1].copy()
+    scores = np.sin(np.arange(num) * 1.7).astype(np.float32)
+    return Policy(catalogue(num), unit_vectors(num), cfg)(scores, rows, query, at_seconds)
+
+
+def with_rules(folder: Path, *rules: dict[str, Any]) -> str:
+    path = folder / "rules.json"
+    path.write_text(json.dumps([{"name": f"r{n}", **rule} for n, rule in enumerate(rules)]))
+    return str(path)
+
+
+def ids(order: npt.NDArray[np.int64], num: int = 24) -> list[str]:
+    return [f"i{num - 1 - position}" for position in order]
+
+
+@pytest.mark.parametrize("diversifier", ["mmr", "dpp"])
+@pytest.mark.parametrize("k", [5, 40])
+def test_policy_with_every_dial_at_zero_is_the_order_of_the_scores(diversifier: str, k: int) -> None:
+    off = PolicyConfig(diversifier=diversifier, dpp_window=3, exploration_seed=4, exposure_groups="warm")
+    found = placed(off, Query("u", k=k), at_seconds=None)
+    assert np.array_equal(found.order, policy_order(Query(None, k=k), PolicyConfig()))
+    assert (found.propensities == 1).all()
+    assert found.exposure is None
+
+
+def test_policy_takes_the_diversifier_of_its_settings() -> None:
+    orders = [
+        placed(PolicyConfig(diversity=0.6, diversifier=name, dpp_window=window), Query(None, k=12)).order.tolist()
+        for name, window in (("mmr", 0), ("dpp", 0), ("dpp", 2))
+    ]
+    assert len({tuple(order) for order in orders}) == 3
+    rows = np.arange(24)[::-1]
+    scores = np.sin(np.arange(24) * 1.7).astype(np.float32)
+    assert orders[1] == dpp(scores, unit_vectors(24)[rows], 0.6, 12).tolist()
+    assert orders[2] == dpp(scores, unit_vectors(24)[rows], 0.6, 12, window=2).tolist()
+
+
+def test_policy_explores_the_same_on_one_day_and_anew_on_the_next() -> None:
+    cfg = PolicyConfig(exploration=0.5, diversity=0.3)
+    first = placed(cfg, Query("u", k=10), 5 * DAY)
+    later = placed(cfg, Query("u", k=10), 5.9 * DAY)
+    assert np.array_equal(first.order, later.order)
+    assert np.array_equal(first.propensities, later.propensities)
+    assert ((first.propensities > 0) & (first.propensities < 1)).all()
+    for other in (placed(cfg, Query("u", k=10), 6 * DAY), placed(cfg, Query("v", k=10), 5 * DAY)):
+        assert not np.array_equal(first.order, other.order)
+    with pytest.raises(ValueError, match="exploration draws anew each day; give the at_seconds"):
+        placed(cfg, Query("u"), at_seconds=None)
+
+
+def test_policy_explores_as_far_as_its_temperature_says() -> None:
+    best = set(placed(PolicyConfig(), Query("u", k=5)).order.tolist())
+    kept = [
+        np.mean([len(best & set(placed(PolicyConfig(exploration=t), Query(f"u{n}", k=5)).order)) for n in range(25)])
+        for t in (0.01, 0.3, 3.0)
+    ]
+    assert kept[0] > 4.5 > kept[1] > kept[2]
+
+
+def test_policy_blocks_win_over_pins_and_boosts_and_pins_respect_filters(tmp_path: Path) -> None:
+    rules = with_rules(
+        tmp_path,
+        {"match": {"item_ids": ["i3"]}, "action": "pin", "place": 1},
+        {"match": {"item_ids": ["i3"]}, "action": "boost", "boost": 9},
+        {"match": {"item_ids": ["i3", "i4"]}, "action": "block"},
+        {"match": {"item_ids": ["i7"]}, "action": "pin", "place": 3},  # sport, de
+        {"match": {"item_ids": ["i8"]}, "action": "boost", "boost": 9},
+    )
+    cfg = PolicyConfig(rules=rules, diversity=0.4, exploration=0.2, max_per_creator=1)
+    found = placed(cfg, Query("u", k=24))
+    assert not {"i3", "i4"} & set(ids(found.order))
+    assert len(found.order) == 22
+    assert ids(found.order)[2] == "i7"
+    assert found.propensities[2] == 1
+    assert "i7" not in ids(placed(cfg, Query("u", k=24, filters=Filters(languages=("en",)))).order)
+    assert ids(placed(PolicyConfig(rules=rules), Query("u", k=4)).order)[0] == "i8"
+
+
+def test_policy_pins_count_in_caps_and_outlive_short_lists(tmp_path: Path) -> None:
+    rules = with_rules(tmp_path, {"match": {"item_ids": ["i0"]}, "action": "pin", "place": 6})
+    found = ids(placed(PolicyConfig(rules=rules, max_per_creator=1), Query(None, k=6)).order)
+    assert found[5] == "i0"
+    assert not {"i1", "i2", "i3"} & set(found)  # of the same creator
+    few = Filters(exclude_items=tuple(f"i{n}" for n in range(3, 24)))
+    assert ids(placed(PolicyConfig(rules=rules), Query(None, k=6, filters=few)).order)[-1] == "i0"
+    assert ids(placed(PolicyConfig(rules=rules), Query(None, k=5)).order) == ids(
+        placed(PolicyConfig(), Query(None, k=5)).order
+    )
+
+
+@given(
+    st.floats(0, 1),
+    st.sampled_from(["mmr", "dpp"]),
+    st.sampled_from([0.0, 0.2, 2.0]),
+    st.integers(0, 2),
+    st.sampled_from([0.0, 0.25]),
+    st.integers(1, 30),
+    st.integers(0, 10**6),
+)
+@settings(deadline=None, max_examples=60)
+def test_policy_shows_k_distinct_allowed_candidates_whatever_the_dials(
+    diversity: float, diversifier: str, exploration: float, cap: int, fresh_share: float, k: int, at_seconds: int
+) -> None:
+    cfg = PolicyConfig(
+        diversity=diversity,
+        diversifier=diversifier,
+        exploration=exploration,
+        max_per_creator=cap,
+        fresh_share=fresh_share,
+        exposure_groups="category",
+    )
+    items = tiny_catalogue(24)
+    policy = Policy(items, unit_vectors(24), cfg)
+    ledger = policy.ledger()
+    query = Query("u", k=k, filters=Filters(languages=("en",)))
+    scores = np.random.default_rng(at_seconds).normal(size=24).astype(np.float32)
+    found = policy(scores, np.arange(24), query, float(at_seconds), ledger.state if ledger else None)
+    allowed = [row for row in range(24) if items.languages[row] == "en"]
+    assert len(found.order) == min(k, len(allowed))
+    assert len(set(found.order.tolist())) == len(found.order)
+    assert set(found.order.tolist()) <= set(allowed)
+    assert ((found.propensities > 0) & (found.propensities <= 1)).all()
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("changes", "message"),
     [
         ({"diversity": 1.5}, r"policy.diversity=1.5 is outside \[0, 1\]"),
         ({"max_per_creator": -1}, "policy.max_per_creator=-1"),
         ({"max_per_category": -1}, "policy.max_per_category=-1"),
+        ({"diversifier": "mrr"}, r"policy.diversifier='mrr' is not one of \['dpp', 'mmr'\]"),
+        ({"dpp_window": -1}, "policy.dpp_window=-1"),
+        ({"exploration": -0.1}, "policy.exploration=-0.1"),
+        ({"exposure_groups": "language"}, "policy.exposure_groups='language' is not one of"),
+        ({"exposure_targets": {"a": "fair"}}, "policy.exposure_targets.a='fair'"),
+        ({"exposure_strength": -1}, "policy.exposure_strength=-1"),
+        ({"rules": "rules.yaml"}, "policy.rules='rules.yaml' is not absolute"),
     ],
 )
-def test_config_out_of_range_is_refused(settings: dict[str, float], message: str) -> None:
+def test_config_out_of_range_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PolicyConfig(**settings)  # type: ignore[arg-type]
+        PolicyConfig(**changes)
 
 
 def test_examples_in_docstrings_hold() -> None:

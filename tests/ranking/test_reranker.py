@@ -232,6 +232,55 @@ def test_rerank_caps_creators_by_policy(folder: Path, candidates: list[Candidate
     assert len(named) == len(set(named))
 
 
+DAY = 86_400.0
+
+
+def test_rerank_explores_by_day_and_says_how_probable_each_place_was(folder: Path, candidates: list[Candidate]) -> None:
+    exploring, query = Reranker(folder, PolicyConfig(exploration=1.0)), Query(user_id="u", history=PAST, k=8)
+    first, same, other = (exploring.rerank(query, candidates, at) for at in (10 * DAY, 10.5 * DAY, 11 * DAY))
+    assert first == same
+    assert [row.item_id for row in first] != [row.item_id for row in other]
+    assert all(0 < row.propensity < 1 for row in first)
+    assert [row.rank for row in first] == list(range(1, 9))
+
+
+def test_rerank_without_exploration_has_propensity_one(reranker: Reranker, candidates: list[Candidate]) -> None:
+    assert {row.propensity for row in reranker.rerank(Query(user_id="u", history=PAST), candidates)} == {1.0}
+
+
+def test_rerank_pins_what_the_matcher_did_not_find_but_not_what_was_met_or_asked_for(
+    folder: Path, matcher: Matcher, candidates: list[Candidate], tmp_path: Path
+) -> None:
+    missed = next(i for i in ITEMS if i not in {c.item_id for c in candidates} | {e.item_id for e in PAST})
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        f"- {{name: new, match: {{item_ids: [{missed}]}}, action: pin, place: 2}}\n"
+        "- {name: met, match: {item_ids: [i07]}, action: pin, place: 1}\n"
+    )
+    pinning, query = Reranker(folder, PolicyConfig(rules=str(rules))), Query(user_id="u", history=PAST, k=5)
+    ranking = [row.item_id for row in pinning.rerank(query, candidates)]
+    assert ranking[1] == missed
+    assert "i07" not in ranking
+    excluding = Query(user_id="u", history=PAST, k=5, filters=Filters(exclude_items=(missed,)))
+    assert missed not in [row.item_id for row in pinning.rerank(excluding, candidates)]
+    named = matcher.score(query, ["i01", "i02"])
+    assert {row.item_id for row in pinning.rerank(query, named)} == {"i01", "i02"}
+
+
+def test_rerank_keeps_exposure_in_the_ledger_given(folder: Path, matcher: Matcher, candidates: list[Candidate]) -> None:
+    cfg = PolicyConfig(exposure_groups="warm", exposure_targets={"cold": 0.9}, exposure_strength=5.0)
+    steered, query = Reranker(folder, cfg), Query(user_id="u", history=PAST, k=4)
+    candidates = [*candidates, Candidate("i09", 0.0, "fresh"), Candidate("i19", 0.0, "fresh")]
+    ledger = steered.policy.ledger()
+    assert ledger is not None
+    lists = [[row.item_id for row in steered.rerank(query, candidates, ledger=ledger)] for _ in range(3)]
+    assert ledger.state.num_requests == 3
+    assert lists[0] == [row.item_id for row in steered.rerank(query, candidates)]
+    assert len({"i09", "i19"} & set(lists[-1])) > len({"i09", "i19"} & set(lists[0]))
+    steered.rerank(query, matcher.score(query, ["i01"]), ledger=ledger)
+    assert ledger.state.num_requests == 3
+
+
 def test_recommend_is_matcher_then_reranker(matcher: Matcher, reranker: Reranker) -> None:
     queries = [
         Query(user_id="u", history=PAST, k=6, explain=True),

@@ -7,6 +7,8 @@ import pytest
 
 from avrec_ray.bundle import Catalogue
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.ranking.rule_effects import RuleEffects
+from avrec_ray.ranking.rules import read_rule
 from avrec_ray.types import Event
 from serve_apps.flow import RequestFlow
 from tests.serve_apps.conftest import VERSION, CategoryModels, client_of, feedback_event
@@ -38,6 +40,23 @@ def test_recommend_known_user_gets_a_personal_list(client: httpx.Client, store: 
     assert (answer["model_version"], answer["variant"]) == (VERSION, "champion")
     assert all(answer["stages_ms"][stage] >= 0 for stage in ("profile", "match", "rerank"))
     assert answer["stages_ms"]["total"] >= answer["stages_ms"]["match"]
+
+
+@pytest.mark.parametrize("failing", [set(), {"rerank"}, {"match"}])
+def test_what_a_rule_blocks_is_on_no_rung(
+    catalogue: Catalogue, models: CategoryModels, store: EventStore, failing: set[str]
+) -> None:
+    models.failing = failing
+    rule = read_rule({"name": "down", "match": {"item_ids": ["i0", "i3"]}, "action": "block"}, 1)
+    rules = RuleEffects([rule], catalogue)
+    flow = RequestFlow(models.as_models(), store, catalogue, VERSION, "v-index", 50, 1500, rules=rules)
+    with client_of(flow) as client:
+        answers = [recommend(client, k=8), client.get("/v1/items/i1/similar", params={"k": 8}).json()]
+    for answer in answers:
+        assert answer["items"]
+        assert not {"i0", "i3"} & set(ids(answer))
+        assert [item["rank"] for item in answer["items"]] == list(range(1, len(answer["items"]) + 1))
+        assert {item["propensity"] for item in answer["items"]} == {1.0}
 
 
 def test_recommend_request_ids_differ(client: httpx.Client) -> None:
