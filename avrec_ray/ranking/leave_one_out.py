@@ -108,11 +108,12 @@ class LeaveOneOut:
         num_moments, split = len(self.modality_of), len(self.modalities)
         of_modality = [np.array(self.modality_of) == name for name in self.modalities]
         kept_QM = ~np.stack([np.zeros(num_moments, bool), *of_modality, *np.eye(num_moments, dtype=bool)])
-        matcher_scores = self._matcher_scores(histories, shown)[:1]
         mask_SM = self.scorer.items.moment_mask[torch.from_numpy(shown)]
-        masks = (mask_SM & torch.from_numpy(kept_M) for kept_M in kept_QM)
-        scored = [self.scorer(histories.columns, histories.spans[:1], matcher_scores, shown, mask) for mask in masks]
-        scores_QS = np.concatenate([each.blended for each in scored])
+        mask_QSM = mask_SM & torch.from_numpy(kept_QM)[:, None]
+        rows_QS = np.tile(shown, len(kept_QM))  # all in one list, so that tables are asked once
+        matcher_scores = self._matcher_scores(histories, rows_QS)[:1]
+        scored = self.scorer(histories.columns, histories.spans[:1], matcher_scores, rows_QS, mask_QSM.flatten(0, 1))
+        scores_QS = scored.blended.reshape(len(kept_QM), len(shown))
         effects_SQ = (scores_QS[0] - scores_QS[1:]).T
         return MomentEffects(effects_SQ[:, :split], effects_SQ[:, split:])
 
