@@ -177,9 +177,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Because:
-    """One reason for a recommendation: a watched item, and the moment of the recommended item it drew on.
+    """One reason for a recommendation: a watched item, and the moment of the recommended item that counted most.
 
-    `weight` is the share of attention in [0, 1]; the span is half open, in seconds of the recommended item.
+    `weight` in [0, 1] is the item's share of what watched items raised the score by, each measured by leaving it out;
+    the span is half open, in seconds of the recommended item. Where no moment moves the score it is the one nearest to
+    the watched item; of an item without moments `modality` is "" and the span 0 to 0.
     """
 
     item_id: str
@@ -190,8 +192,16 @@ class Because:
 
 
 @dataclass(frozen=True)
+class Counterfactual:
+    """The rank from 1 that the item would have among the same candidates, had the user never met `item_id`."""
+
+    item_id: str
+    rank: int
+
+
+@dataclass(frozen=True)
 class RankedItem:
-    """One row of a ranking; `rank` counts from 1.
+    """One row of a ranking; `rank` counts from 1. The fields from `because` on say why, where that was asked.
 
     `propensity` is the probability that exploration gave the item this place, given those above; 1: nothing was drawn.
     """
@@ -199,9 +209,11 @@ class RankedItem:
     item_id: str
     rank: int
     score: float
+    propensity: float = 1.0
     because: tuple[Because, ...] = field(default=())
     tags: tuple[str, ...] = field(default=())
-    propensity: float = 1.0
+    counterfactual: Counterfactual | None = None
+    sentence: str = ""
 
 
 def check_table(table: pa.Table, schema: pa.Schema, name: str, unique: Iterable[str] = ()) -> pa.Table:

@@ -26,9 +26,9 @@ def show(url: str, bundle: Path, events_url: str, say: Callable[[str], None] = p
         for user in users:
             say(f"\n{user} watched   " + "; ".join(watched_titles(store.history(user, 200), catalogue)))
             answer = recommend(url, user, NUM_ITEMS)
-            say(f"{' ' * len(user)} is shown  " + item_line(answer["items"][0], catalogue))
+            say(f"{' ' * len(user)} is shown  " + item_line(answer["items"][0]))
             for item in answer["items"][1:]:
-                say(f"{' ' * (len(user) + 11)}" + item_line(item, catalogue))
+                say(f"{' ' * (len(user) + 11)}" + item_line(item))
     finally:
         store.close()
     return users[0]
@@ -49,18 +49,11 @@ def watched_titles(history: tuple[Event, ...], catalogue: Catalogue) -> list[str
     return [catalogue.titles[row] for row in rows if row is not None][:NUM_ITEMS]
 
 
-def item_line(item: dict[str, Any], catalogue: Catalogue) -> str:
+def item_line(item: dict[str, Any]) -> str:
     """One recommended item and why."""
     line = f"{item['rank']}. {item['title']} ({item['score']:.2f})"
-    explanation = item.get("explanation") or {}
-    if not explanation.get("because"):
-        return line
-    because = explanation["because"][0]
-    row = catalogue.idx(because["item_id"])
-    watched = catalogue.titles[row] if row is not None else because["item_id"]
-    span = f"{because['modality']} {because['start_seconds']:.0f}-{because['end_seconds']:.0f} s"
-    tags = ", ".join(explanation.get("tags", [])[:3])
-    return f"{line}  because of {watched!r}: its {span}" + (f", both {tags}" if tags else "")
+    why = (item.get("explanation") or {}).get("sentence")
+    return f"{line}  {why}" if why else line
 
 
 def recommend(url: str, user_id: str, k: int, explain: bool = True) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from serve_apps.flow import Served
 from serve_apps.schemas import (
     BecauseBody,
     CatalogueItem,
+    CounterfactualBody,
     Explanation,
     ItemBody,
     ListResponse,
@@ -61,7 +62,6 @@ def _members(catalogue: Catalogue, served: Served, explain: bool) -> dict[str, A
 
 def _item(catalogue: Catalogue, item: RankedItem, explain: bool) -> ItemBody:
     row = catalogue.index_of[item.item_id]
-    reasons = [BecauseBody(**dataclasses.asdict(because)) for because in item.because]
     return ItemBody(
         item_id=item.item_id,
         rank=item.rank,
@@ -69,5 +69,15 @@ def _item(catalogue: Catalogue, item: RankedItem, explain: bool) -> ItemBody:
         title=catalogue.titles[row],
         category=catalogue.categories[row],
         propensity=item.propensity,
-        explanation=Explanation(because=reasons, tags=list(item.tags)) if explain else None,
+        explanation=_explanation(item) if explain else None,
+    )
+
+
+def _explanation(item: RankedItem) -> Explanation:
+    without = item.counterfactual
+    return Explanation(
+        because=[BecauseBody(**dataclasses.asdict(because)) for because in item.because],
+        tags=list(item.tags),
+        sentence=item.sentence or None,
+        counterfactual=CounterfactualBody(**dataclasses.asdict(without)) if without else None,
     )

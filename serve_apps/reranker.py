@@ -1,4 +1,4 @@
-"""What a reranker replica does: attention between the history and each candidate's moments, then the policy."""
+"""What a reranker replica does: scores of each candidate by the history, then the policy, and why where it is asked."""
 
 import time
 from collections.abc import Sequence

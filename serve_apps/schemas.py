@@ -102,8 +102,12 @@ class FeedbackRequest(_Request):
     events: list[Annotated[Any, WithJsonSchema(_EVENT_SCHEMA)]] = Field(max_length=MAX_EVENTS)
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class BecauseBody(BaseModel):
-    """A watched item that led to this one, and the moment of this one that it drew on."""
+    """A watched item that raised this one's score, and the moment of this one that counted most."""
 
     item_id: str
     weight: float
@@ -112,11 +116,20 @@ class BecauseBody(BaseModel):
     end_seconds: float
 
 
+class CounterfactualBody(BaseModel):
+    """The rank that the item would have, had the user never met a watched item."""
+
+    item_id: str
+    rank: int
+
+
 class Explanation(BaseModel):
-    """Why an item is in the list."""
+    """Why an item is in the list. What was not measured is left out."""
 
     because: list[BecauseBody]
     tags: list[str]
+    sentence: str | None = Field(default=None, exclude_if=_is_none)
+    counterfactual: CounterfactualBody | None = Field(default=None, exclude_if=_is_none)
 
 
 class ItemBody(BaseModel):

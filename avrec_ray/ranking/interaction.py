@@ -1,8 +1,8 @@
 """The attention reranker: user interests and item moments attend to each other by distance.
 
 a_ij = softmax over all pairs of -d(u_i, v_j) / tau, with d the Euclidean distance: close pairs attend more.
-r = sum_ij a_ij w_ij, with learned w_ij = f(u_i, v_j, how item i was watched), a head for each target. The a_ij are the
-explanation. The score of a candidate never depends on the other candidates.
+r = sum_ij a_ij w_ij, with learned w_ij = f(u_i, v_j, how item i was watched), a head for each target. The score of a
+candidate never depends on the other candidates.
 
 Dimension key: B batch, I interests, M moments, K candidates, D embedding, H hidden, T targets.
 """

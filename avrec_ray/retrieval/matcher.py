@@ -1,6 +1,6 @@
 """The matcher: a query's history and its user's profile through the user tower, then candidates from every source.
 
-Dimension key: B queries, D embedding, N catalogue.
+Dimension key: D embedding, N catalogue.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from avrec_ray.bundle import NEIGHBOUR_FILES, Bundle, load_bundle
 from avrec_ray.errors import BundleError
@@ -16,10 +15,8 @@ from avrec_ray.ranking.policy import allowed_mask
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.index import load_index
 from avrec_ray.retrieval.neighbours import load_neighbours
+from avrec_ray.retrieval.query_vectors import QueryVectors, log_popularity
 from avrec_ray.retrieval.sources import Asked, Stock, gather, popular_rows
-from avrec_ray.towers.two_tower import TwoTower
-from avrec_ray.training.checkpoint import load_weights
-from avrec_ray.training.histories import columns_from_events, pad_histories, with_profiles
 from avrec_ray.types import POSITIVE_EVENTS, Candidate, Filters, Query
 
 
@@ -30,10 +27,8 @@ class Matcher:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         self.cfg = config or MatcherConfig()
         self.model_version = self.bundle.metadata.model_version
-        self.towers = TwoTower(self.bundle.metadata.towers, len(self.bundle.items))
-        load_weights(self.bundle.path / "towers.safetensors", self.towers)
-        self.towers.eval()
-        self.embeddings = torch.from_numpy(self.bundle.embeddings)
+        self.query_vectors = QueryVectors(self.bundle)
+        self.towers, self.embeddings = self.query_vectors.towers, self.query_vectors.embeddings
         self.index = load_index(self.bundle.path / "index", self.bundle.metadata.towers_version)
         if self.index.num_items != len(self.bundle.items):
             raise BundleError(
@@ -60,19 +55,17 @@ class Matcher:
         excluded = {query.filters.exclude_items for query in queries}
         rows_of = {item_ids: self._rows(item_ids) for item_ids in excluded}  # a batch shares one long exclusion
         seen = [np.union1d(self._rows(_met(query)), rows_of[query.filters.exclude_items]) for query in queries]
-        vectors, known = self._query_vectors(queries)
+        vectors, known = self.query_vectors.of_queries(queries)
         return [(self._asked(query, vectors[row], seen[row]), bool(known[row])) for row, query in enumerate(queries)]
 
     def score(self, query: Query, item_ids: Sequence[str]) -> list[Candidate]:
         """The given items as candidates with the matcher's score, in the order given; unknown items are left out."""
-        vectors, known = self._query_vectors([query])
-        rows = [row for row in map(self.bundle.items.idx, item_ids) if row is not None]
-        scores = vectors[0] @ self.bundle.embeddings[rows].T if known[0] else self._log_popularity(np.array(rows, int))
+        vectors, known = self.query_vectors.of_queries([query])
+        rows = self._rows(item_ids)
+        items = self.bundle.items
+        scores = vectors[0] @ self.bundle.embeddings[rows].T if known[0] else log_popularity(items, rows)
         source = "request"
-        return [
-            Candidate(self.bundle.items.item_ids[row], float(score), source)
-            for row, score in zip(rows, scores, strict=True)
-        ]
+        return [Candidate(items.item_ids[row], float(score), source) for row, score in zip(rows, scores, strict=True)]
 
     def similar(self, item_id: str, k: int) -> list[Candidate]:
         """The `k` items nearest to an item, without itself.
@@ -88,20 +81,6 @@ class Matcher:
             for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True)
             if row >= 0
         ]
-
-    @torch.inference_mode()
-    def _query_vectors(self, queries: Sequence[Query]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Scaled query vectors [B, D], so that a dot product is a logit, and whether each says anything of the user."""
-        items = self.bundle.items
-        columns = columns_from_events([q.history for q in queries], items.index_of, items.durations)
-        columns = with_profiles(columns, self.bundle.profiles, [query.user_id for query in queries])
-        spans = [(columns.rows(row).start, columns.rows(row).stop) for row in range(len(queries))]
-        history = pad_histories(columns, spans, self.towers.cfg.history_length, range(len(queries)))
-        vectors = self.towers.queries(history, self.embeddings)[:, -1] * self.towers.scale()
-        known = history.mask.any(1).numpy()
-        if self.bundle.profiles is not None and columns.profile_row is not None:
-            known |= np.append(self.bundle.profiles.telling, False)[columns.profile_row]  # row -1: nothing is known
-        return vectors.numpy(), known
 
     def _asked(self, query: Query, vector: npt.NDArray[np.float32], seen: npt.NDArray[np.int64]) -> Asked:
         index_of = self.bundle.items.index_of
@@ -129,11 +108,8 @@ class Matcher:
         rows = popular_rows(self.stock, asked, max(self.cfg.num_candidates, k))
         return [
             Candidate(self.bundle.items.item_ids[row], float(score), "popular")
-            for row, score in zip(rows, self._log_popularity(rows), strict=True)
+            for row, score in zip(rows, log_popularity(self.bundle.items, rows), strict=True)
         ]
-
-    def _log_popularity(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        return np.log(np.maximum(self.bundle.items.popularity[rows], 1e-6))
 
     def _rows(self, item_ids: Iterable[str]) -> npt.NDArray[np.int64]:
         """Rows of the items that are in the catalogue."""

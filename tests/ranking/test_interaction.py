@@ -1,5 +1,6 @@
 """The attention of interests over moments, against the formula written out, and isolation of candidates."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,19 @@ def test_attention_of_the_founding_example_puts_most_on_close_pairs() -> None:
     assert found[found == found.max()].shape == (5,)  # each interest meets its twin once
     sharp = attention_scores(torch.from_numpy(u)[:, None], torch.from_numpy(v)[:, None], torch.ones(5, 5).bool(), 0.01)
     np.testing.assert_allclose(sharp.numpy(), (tenths == 0) / 5, atol=1e-4)
+
+
+def test_attention_of_the_founding_example_is_a_softmax_over_all_pairs_and_not_over_rows() -> None:
+    u, v = [0.1, 0.2, 0.3, 0.4, 0.5], [0.3, 0.2, 0.4, 0.1, 0.5]
+    total = sum(math.exp(-abs(x - y)) for x in u for y in v)
+    expected = [[math.exp(-abs(x - y)) / total for y in v] for x in u]
+    found = attention_scores(torch.tensor(u)[:, None], torch.tensor(v)[:, None], torch.ones(5, 5).bool())
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+    # What the decision log quotes; over the moments of one interest alone it would be about five times as much.
+    assert found[0].tolist() == pytest.approx([0.03816, 0.04217, 0.03453, 0.04661, 0.03124], abs=5e-6)
+    assert found[2, 0].item() == pytest.approx(0.04661, abs=5e-6)
+    by_row = [math.exp(-abs(u[0] - y)) / sum(math.exp(-abs(u[0] - z)) for z in v) for y in v]
+    assert by_row == pytest.approx([0.198, 0.2188, 0.1792, 0.2419, 0.1621], abs=1e-4)
 
 
 @given(st.integers(0, 10_000), st.floats(0.01, 10.0))

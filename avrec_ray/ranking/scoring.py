@@ -1,0 +1,96 @@
+"""A bundle's scores for candidates by histories: what the reranker orders by, and what explanations take apart.
+
+Dimension key: B histories, I interests, M moments, K candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, Bundle
+from avrec_ray.ranking.content_likeness import load_likeness
+from avrec_ray.ranking.interaction import AttentionReranker, combine
+from avrec_ray.ranking.lists import Interests, ItemArrays, ItemToItem, context_features, interests_of
+from avrec_ray.retrieval.neighbours import load_neighbours
+from avrec_ray.training.checkpoint import load_weights
+from avrec_ray.training.histories import EventColumns
+
+
+@dataclass(eq=False)
+class Scored:
+    """What the scorer says of the same candidates for each history."""
+
+    blended: npt.NDArray[np.float32]
+    """[B, K]: of attention and context features, also where a history has no interest."""
+    served: npt.NDArray[np.float32]
+    """[B, K]: the score to order by; the matcher's where there is nothing to attend to."""
+    attention: Tensor
+    """float32 [B, K, I, M]."""
+    interests: Interests
+
+
+class HistoryScorer:
+    """The reranker's weights and what it reads of the catalogue, loaded once."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.cfg = bundle.metadata.reranker
+        self.model = AttentionReranker(self.cfg, bundle.metadata.towers.embedding_dim)
+        load_weights(bundle.path / "reranker.safetensors", self.model)
+        self.model.eval()
+        self.items = item_arrays(bundle)
+        self.item_to_item = load_item_to_item(bundle)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        columns: EventColumns,
+        spans: Sequence[tuple[int, int]],
+        matcher_scores_BK: npt.NDArray[np.float32],
+        rows_K: npt.NDArray[np.int64],
+        moment_mask_KM: Tensor | None = None,
+    ) -> Scored:
+        """Scores of the candidates at catalogue `rows_K` by B histories, those at row `spans` [start, stop).
+
+        Args:
+            matcher_scores_BK: the matcher's score of each candidate by each history.
+            moment_mask_KM: bool, moments that may be looked at; all that exist where it is left out.
+        """
+        interests = interests_of(columns, spans, self.cfg.num_interests)
+        matcher = torch.from_numpy(matcher_scores_BK)
+        said = np.stack([self.item_to_item.scores(columns, span, rows_K) for span in spans])
+        rows = torch.from_numpy(rows_K)
+        mask = self.items.moment_mask[rows] if moment_mask_KM is None else moment_mask_KM
+        popularity = self.items.popularity[rows].expand(len(spans), -1, -1)
+        logits, attention = self.model(
+            self.items.embeddings[interests.item_idx],
+            interests.event,
+            interests.watch_ratio,
+            interests.mask,
+            self.items.moments[rows][None],
+            mask[None],
+            context_features(matcher, popularity, torch.from_numpy(said)),
+        )
+        blended = combine(logits, self.cfg.target_weights)
+        served = torch.where(interests.mask.any(1, keepdim=True), blended, matcher)
+        return Scored(blended.numpy(), served.numpy(), attention, interests)
+
+
+def item_arrays(bundle: Bundle) -> ItemArrays:
+    """The bundle's vectors as tensors."""
+    return ItemArrays(
+        embeddings=torch.from_numpy(bundle.embeddings),
+        moments=torch.from_numpy(bundle.moments),
+        moment_mask=torch.from_numpy(bundle.moment_mask),
+        popularity=torch.from_numpy(np.stack([bundle.items.popularity, bundle.items.recent_popularity], 1)),
+    )
+
+
+def load_item_to_item(bundle: Bundle) -> ItemToItem:
+    """The bundle's item-to-item tables, and its vectors of content."""
+    taste, session = (load_neighbours(bundle.path / name, len(bundle.items)) for name in NEIGHBOUR_FILES)
+    return ItemToItem(taste, session, load_likeness(bundle.path / CONTENT_FILE, len(bundle.items)))
