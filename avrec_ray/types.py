@@ -201,7 +201,7 @@ class Counterfactual:
 
 @dataclass(frozen=True)
 class RankedItem:
-    """One row of a ranking; `rank` counts from 1. The fields from `because` on say why, where that was asked.
+    """One row of a ranking; `rank` counts from 1. `because` and the three after it say why, where asked.
 
     `propensity` is the probability that exploration gave the item this place, given those above; 1: nothing was drawn.
     """
@@ -209,11 +209,11 @@ class RankedItem:
     item_id: str
     rank: int
     score: float
-    propensity: float = 1.0
     because: tuple[Because, ...] = field(default=())
     tags: tuple[str, ...] = field(default=())
     counterfactual: Counterfactual | None = None
     sentence: str = ""
+    propensity: float = 1.0
 
 
 def check_table(table: pa.Table, schema: pa.Schema, name: str, unique: Iterable[str] = ()) -> pa.Table:

@@ -68,7 +68,7 @@ class Reranker:
         if ledger is not None and placement.exposure is not None:
             ledger.state = placement.exposure
         ranking = [
-            RankedItem(candidates[position].item_id, rank, float(scores[position]), float(propensity))
+            RankedItem(candidates[position].item_id, rank, float(scores[position]), propensity=float(propensity))
             for rank, (position, propensity) in enumerate(
                 zip(placement.order, placement.propensities, strict=True), start=1
             )
