@@ -84,13 +84,8 @@ class ItemToItem:
         of the users of whose choices most is known.
         """
         chosen = chosen_items(columns, span)
-        tables = [_relative(table.scores(chosen))[rows] for table in (self.taste, self.session)]
+        tables = [table.relative_scores(chosen, rows) for table in (self.taste, self.session)]
         return np.stack([*tables, self.content.scores(chosen, rows)], 1)
-
-
-def _relative(said_N: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    size = np.sqrt(np.mean(said_N.astype(np.float64) ** 2))
-    return np.asarray(said_N / size, np.float32) if size > 0 else said_N
 
 
 def chosen_items(columns: EventColumns, span: tuple[int, int]) -> npt.NDArray[np.int64]:

@@ -135,3 +135,15 @@ def test_ease_table_is_ease_cut_to_the_largest_weights() -> None:
 def test_ease_refuses_a_catalogue_beyond_its_memory() -> None:
     with pytest.raises(ConfigError, match="8 items need a matrix of 256 bytes, expected at most max_bytes=255"):
         fit_neighbours(*arrays([(0, 1)]), 1, 8, NeighbourConfig(similarity="ease", max_bytes=255))
+
+
+@given(st.integers(0, 500), st.lists(st.integers(0, 11), max_size=8), st.sampled_from(["cosine", "ease"]))
+def test_relative_scores_are_scores_over_their_size(seed: int, history: list[int], similarity: str) -> None:
+    rng = np.random.default_rng(seed)
+    cfg = NeighbourConfig(num_neighbours=4, recency=0.7, similarity=similarity)
+    neighbours = fit_neighbours(rng.integers(0, 9, 40), rng.integers(0, 12, 40), 9, 12, cfg)
+    chosen, rows = np.array(history, np.int64), rng.permutation(12)[:7]
+    whole = neighbours.scores(chosen).astype(np.float64)
+    size = np.sqrt(np.mean(whole**2))
+    expected = whole[rows] / size if size else np.zeros(7)
+    assert neighbours.relative_scores(chosen, rows) == pytest.approx(expected, rel=1e-4, abs=1e-6)
