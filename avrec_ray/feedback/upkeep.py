@@ -15,7 +15,6 @@ from avrec_ray.feedback.tables import events, impressions
 
 ROWS_PER_TRANSACTION = 20_000
 """Rows looked at while writers wait."""
-_PAGES_PER_STEP = 4_096
 _SECONDS_PER_DAY = 86_400
 
 
@@ -78,7 +77,7 @@ def copy(engine: sa.Engine, path: Path) -> None:
     part.unlink(missing_ok=True)  # of a copy that was interrupted
     try:
         with closing(sqlite3.connect(str(engine.url.database))) as source, closing(sqlite3.connect(part)) as target:
-            source.backup(target, pages=_PAGES_PER_STEP)
+            source.backup(target)  # in one step: between steps a write would begin it anew
             # The copy lies alone, without a log beside it; a store that opens it turns the log on again.
             target.execute("PRAGMA journal_mode = DELETE")
             problems = [row[0] for row in target.execute("PRAGMA integrity_check")]
