@@ -40,6 +40,8 @@ class _Request:
     events: Sequence[Event]
     received_at_seconds: float
     outcome: Appended | BaseException | None = None
+    wake: threading.Event = field(default_factory=threading.Event)
+    """Set when the outcome is there, or when it is this caller's turn to commit."""
 
 
 class Appender:
@@ -52,7 +54,7 @@ class Appender:
         self._engine = engine
         self._waiting: list[_Request] = []
         self._queue_lock = threading.Lock()
-        self._commit_lock = threading.Lock()
+        self._is_committing = False
 
     def append(self, new_events: Sequence[Event], received_at_seconds: float) -> Appended:
         """See EventStore.append."""
@@ -61,13 +63,38 @@ class Appender:
         request = _Request(new_events, received_at_seconds)
         with self._queue_lock:
             self._waiting.append(request)
-        with self._commit_lock:
-            # Whoever held the lock before may have committed this request with its own.
-            while request.outcome is None:
+            leads, self._is_committing = not self._is_committing, True
+        if not leads:
+            self._wait(request)
+        if request.outcome is None:
+            try:
                 self._commit(self._next_group())
+            finally:
+                self._pass_on()
+        assert request.outcome is not None
         if isinstance(request.outcome, BaseException):
             raise request.outcome
         return request.outcome
+
+    def _wait(self, request: _Request) -> None:
+        # Not for a lock: those whose events are kept would queue for it with those who come anew.
+        try:
+            request.wake.wait()
+        except BaseException:  # an interrupt: nobody may wait for this caller
+            with self._queue_lock:
+                is_waiting = request in self._waiting
+                if is_waiting:
+                    self._waiting.remove(request)
+            if is_waiting and request.wake.is_set():
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        """The next caller's turn to commit: the first that waits."""
+        with self._queue_lock:
+            self._is_committing = bool(self._waiting)
+            if self._waiting:
+                self._waiting[0].wake.set()
 
     def _next_group(self) -> list[_Request]:
         with self._queue_lock:
@@ -88,15 +115,18 @@ class Appender:
                 for request in group:  # one of them is to blame: the others are not held up by it
                     self._commit([request])
                 return
-            for request in group:
-                request.outcome = error
+            self._answer(group, [error] * len(group))
         except BaseException as error:  # an interrupt: the others must not wait for ever
-            for request in group:
-                request.outcome = StoreUnavailableError(f"event store: interrupted by {type(error).__name__}")
+            interrupted = StoreUnavailableError(f"event store: interrupted by {type(error).__name__}")
+            self._answer(group, [interrupted] * len(group))
             raise
         else:
-            for request, outcome in zip(group, outcomes, strict=True):
-                request.outcome = outcome
+            self._answer(group, outcomes)
+
+    def _answer(self, group: list[_Request], outcomes: Sequence[Appended | BaseException]) -> None:
+        for request, outcome in zip(group, outcomes, strict=True):
+            request.outcome = outcome
+            request.wake.set()
 
 
 def append_requests(engine: sa.Engine, requests: Sequence[tuple[Sequence[Event], float]]) -> list[Appended]:

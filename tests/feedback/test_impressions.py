@@ -118,7 +118,7 @@ def test_joined_reads_by_index(store: EventStore) -> None:
 steps = st.lists(st.tuples(st.sampled_from("eix"), st.sampled_from(["r1", "r2"]), st.sampled_from("abc")), max_size=20)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
 def test_joined_in_any_order_gives_every_pair_once(steps: list[tuple[str, str, str]], store: EventStore) -> None:
     """e: an event comes, i: an impression, x: an export."""

@@ -19,7 +19,7 @@ sent_events = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(requests=st.lists(st.lists(sent_events, max_size=8), max_size=8), limit=st.integers(1, 20))
 def test_store_behaves_as_a_dict_by_event_id(requests: list[list[Event]], limit: int, store: EventStore) -> None:
     with write(store._engine) as connection:
