@@ -1,6 +1,8 @@
 """The event store's database: SQLite on one machine, PostgreSQL in production. Who may write when, and how durably."""
 
 import logging
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -112,7 +114,7 @@ def _prepare_sqlite(engine: sa.Engine, busy_timeout_ms: int) -> None:
     def set_pragmas(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # Python's driver would delay BEGIN; we send it ourselves
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _turn_wal_on(connection, busy_timeout_ms)
         connection.execute("PRAGMA synchronous = FULL")  # NORMAL would lose the last commits when power fails
 
     @sa.event.listens_for(engine, "begin")
@@ -120,6 +122,19 @@ def _prepare_sqlite(engine: sa.Engine, busy_timeout_ms: int) -> None:
         # IMMEDIATE takes the write lock at once: a reader that turns writer fails instead of waiting.
         writes = connection.get_execution_options().get("avrec_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _turn_wal_on(connection: Any, busy_timeout_ms: int) -> None:
+    """SQLite does not wait by itself where two processes open a new file and both change its journal."""
+    give_up_at = time.monotonic() + busy_timeout_ms / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.005)
 
 
 def _prepare_postgresql(engine: sa.Engine, busy_timeout_ms: int) -> None:

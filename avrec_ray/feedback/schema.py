@@ -1,5 +1,6 @@
 """The store's tables brought to the version this code reads, whatever version wrote them."""
 
+import threading
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -11,6 +12,9 @@ from avrec_ray.feedback.tables import SCHEMA_VERSION, store_info
 
 VERSION_TABLE = "store_revision"
 """Alembic's table. Not its usual name: MLflow, which has that one, may live in the same database."""
+
+
+_alembic_lock = threading.Lock()  # alembic keeps what it migrates in its modules: one store at a time in a process
 
 
 def open_engine(url: str, busy_timeout_seconds: float) -> sa.Engine:
@@ -73,6 +77,7 @@ def _upgrade(connection: sa.Connection, found: int) -> None:
     folder = Path(__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.attributes.update(connection=connection, version_table=VERSION_TABLE)
-    if found == 1 and not sa.inspect(connection).has_table(VERSION_TABLE):
-        command.stamp(config, "1")  # made before there were migrations
-    command.upgrade(config, "head")
+    with _alembic_lock:
+        if found == 1 and not sa.inspect(connection).has_table(VERSION_TABLE):
+            command.stamp(config, "1")  # made before there were migrations
+        command.upgrade(config, "head")

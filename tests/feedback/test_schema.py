@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -142,6 +143,24 @@ def test_migration_that_fails_leaves_the_old_store(old_url: str, monkeypatch: py
     store = EventStore(old_url)
     assert store.count() == 1
     store.close()
+
+
+def test_new_stores_opened_by_many_threads_at_once(new_url: Callable[[], str]) -> None:
+    urls = [new_url(), new_url()] * 3
+    together, counts = threading.Barrier(len(urls)), []
+
+    def open_one(url: str) -> None:
+        together.wait()
+        store = EventStore(url)
+        counts.append(store.count())
+        store.close()
+
+    threads = [threading.Thread(target=open_one, args=(url,)) for url in urls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [0] * len(urls)
 
 
 @pytest.mark.slow
