@@ -9,8 +9,9 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from avrec_ray.feedback.database import write
 from avrec_ray.feedback.events import fingerprint_of
-from avrec_ray.feedback.tables import events, write
+from avrec_ray.feedback.tables import events
 from avrec_ray.types import INTERACTIONS, Event, check_interactions
 
 ROWS_PER_TRANSACTION = 50_000

@@ -17,13 +17,17 @@ class FeedbackConfig:
     history_length: int = 1000
     """Newest events of a user that a request reads. Items acted on before those can be recommended again."""
     busy_timeout_seconds: float = 10.0
-    """SQLite: how long a writer waits for another process's transaction before it fails."""
+    """How long a writer waits for another process's transaction before it fails."""
+    retention_days: float = 0.0
+    """Maintenance removes events and impressions that the server took in longer ago and an export has read; 0 keeps
+    all."""
 
     def __post_init__(self) -> None:
         check_range("feedback.max_events_per_request", self.max_events_per_request, 1, 500)
         check_range("feedback.max_clock_skew_seconds", self.max_clock_skew_seconds, 0.0)
         check_range("feedback.history_length", self.history_length, 1)
         check_range("feedback.busy_timeout_seconds", self.busy_timeout_seconds, 0.0)
+        check_range("feedback.retention_days", self.retention_days, 0.0)
 
     def store_url(self, storage_path: str) -> str:
         """The configured URL, or the SQLite file under `storage_path`."""

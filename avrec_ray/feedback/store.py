@@ -1,93 +1,79 @@
 """The event store: durable before the answer, once per `event_id`, one user's history in one indexed read."""
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 
-from avrec_ray.feedback import bulk
-from avrec_ray.feedback.events import fingerprint_of
-from avrec_ray.feedback.tables import ACTED, events, open_engine, store_info, write
+from avrec_ray.feedback import backup, bulk, impressions, upkeep
+from avrec_ray.feedback.appending import Appended, Appender, Rejection
+from avrec_ray.feedback.impressions import START, Impression, Watermark
+from avrec_ray.feedback.schema import open_engine
+from avrec_ray.feedback.tables import ACTED, events, store_info
+from avrec_ray.feedback.upkeep import Removed
 from avrec_ray.types import Event
+
+__all__ = ["Appended", "EventStore", "Impression", "Rejection", "Removed", "Watermark"]
 
 HISTORY_COLUMNS = (
     events.c.user_id, events.c.item_id, events.c.event, events.c.at_us, events.c.watch_seconds, events.c.value,
     events.c.event_id, events.c.request_id, events.c.position,
 )  # fmt: skip
+"""In the order of Event's fields."""
 _USERS_PER_QUERY = 500
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """An event that was not kept. `index` is its place in the request."""
-
-    index: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Appended:
-    """What became of the events of one request; the counts and the rejections add up to its length."""
-
-    accepted: int
-    duplicates: int
-    rejected: list[Rejection] = field(default_factory=list)
+_HISTORY = (
+    sa.select(*HISTORY_COLUMNS)
+    .where(events.c.user_id == sa.bindparam("user_id"), ACTED)
+    .order_by(events.c.at_us.desc(), events.c.seq.desc())
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)
+"""Built once: to build it takes as long as to run it."""
 
 
 class EventStore:
     """Events of all users. Safe for threads; several processes may open one store."""
 
     def __init__(self, url: str, busy_timeout_seconds: float = 10.0) -> None:
-        """Open or create the store at a SQLAlchemy URL, e.g. sqlite:////data/events.db.
+        """Open or create the store at a SQLAlchemy URL, e.g. sqlite:////data/events.db; an older one is migrated.
 
         Raises:
-            ConfigError: the URL is malformed, in memory, or of an unsupported database.
-            FeedbackError: the store has another schema version.
+            ConfigError: the URL is malformed, in memory, of an unsupported database, or its driver is not installed.
+            StoreUnavailableError: the database cannot be reached.
+            FeedbackError: a newer version of avrec_ray wrote the store.
         """
         self._engine = open_engine(url, busy_timeout_seconds)
+        self._appender = Appender(self._engine)
 
     def append(self, new_events: Sequence[Event], received_at_seconds: float) -> Appended:
-        """Keep events, in one transaction that is on disk when this returns.
+        """Keep events, in one transaction that is on disk when this returns. Threads that call at once share one.
 
         An event without `event_id` is rejected. One whose id is known is a duplicate if its body is the same, and
         rejected as a conflict if not. `at_seconds` NaN takes the server's `received_at_seconds`.
+
+        Raises:
+            StoreUnavailableError: a FeedbackError and an OSError; nothing is acknowledged, and sending the same events
+                again is safe: those that were kept after all are duplicates then.
         """
-        rejected = [Rejection(i, "event_id is missing") for i, e in enumerate(new_events) if not e.event_id]
-        rows: dict[str, dict[str, object]] = {}
-        for event in new_events:
-            if event.event_id:
-                rows.setdefault(event.event_id, _row(event, received_at_seconds))
-        if not rows:
-            return Appended(0, 0, rejected)
-        with write(self._engine) as connection:
-            inserted = _insert_new(connection, list(rows.values()))
-            stored = _fingerprints(connection, list(rows))
-        duplicates = 0
-        for index, event in enumerate(new_events):
-            if not event.event_id:
-                continue
-            if stored[event.event_id] != fingerprint_of(event):
-                rejected.append(Rejection(index, f"conflict: event_id {event.event_id!r} is kept with another body"))
-            elif event.event_id in inserted:
-                inserted.remove(event.event_id)
-            else:
-                duplicates += 1
-        rejected.sort(key=lambda r: r.index)
-        return Appended(len(new_events) - duplicates - len(rejected), duplicates, rejected)
+        return self._appender.append(new_events, received_at_seconds)
+
+    def record_impressions(self, shown: Sequence[Impression]) -> int:
+        """Keep the impressions of a served list, in one transaction; returns how many were new.
+
+        Once per request and item: the same list again adds nothing.
+
+        Raises:
+            StoreUnavailableError: nothing was kept.
+            FeedbackError: the request is kept with another list, or an item comes twice; nothing was kept.
+        """
+        return impressions.record(self._engine, shown)
 
     def history(self, user_id: str, limit: int) -> tuple[Event, ...]:
         """The newest `limit` events of a user, oldest first; impressions are no part of a history."""
-        query = (
-            sa.select(*HISTORY_COLUMNS)
-            .where(events.c.user_id == user_id, ACTED)
-            .order_by(events.c.at_us.desc(), events.c.seq.desc())
-            .limit(limit)
-        )
         with self._engine.connect() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(_HISTORY, {"user_id": user_id, "limit": limit}).all()
         return tuple(_event(row) for row in reversed(rows))
 
     def histories(self, user_ids: Sequence[str], limit: int) -> dict[str, tuple[Event, ...]]:
@@ -106,7 +92,7 @@ class EventStore:
             query = sa.select(mine).where(mine.c.age <= limit).order_by(mine.c.at_us, mine.c.seq)
             with self._engine.connect() as connection:
                 for row in connection.execute(query):
-                    found[row.user_id].append(_event(row))
+                    found[row.user_id].append(_event(row[: len(HISTORY_COLUMNS)]))
         return {user_id: tuple(history) for user_id, history in found.items()}
 
     def import_interactions(self, table: pa.Table) -> int:
@@ -127,6 +113,52 @@ class EventStore:
         """
         return bulk.export_interactions(self._engine, after_watermark)
 
+    def export_impressions(self, after_watermark: int = 0) -> tuple[pa.Table, int]:
+        """Impressions kept after a watermark, columns `impressions.IMPRESSIONS`, and the new watermark."""
+        return impressions.export(self._engine, after_watermark)
+
+    def export_joined(self, after: Watermark = START) -> tuple[pa.Table, Watermark]:
+        """Events with the impression they answer, columns `impressions.JOINED`, and the new watermark.
+
+        Chained watermarks give every pair exactly once, also where the impression was kept after its event.
+        """
+        return impressions.export_joined(self._engine, after)
+
+    def retain(self, days: float, exported: Watermark) -> Removed:
+        """Remove what the server took in more than `days` ago and an export has read; 0 days keeps all.
+
+        A removed event is in no history any more, and its `event_id`, sent again, would count as new.
+        """
+        return upkeep.retain(self._engine, days, exported, time.time())
+
+    def compact(self) -> None:
+        """Give the room of removed rows back. SQLite: writers wait meanwhile; PostgreSQL: they do not."""
+        upkeep.compact(self._engine)
+
+    def copy(self, path: Path) -> None:
+        """SQLite: a copy as one file, checked, while others write; it opens as a store.
+
+        Raises:
+            FeedbackError: the file exists, the copy is damaged, or the store is PostgreSQL (use `backup` or pg_dump).
+        """
+        upkeep.copy(self._engine, path)
+
+    def backup(self, folder: Path) -> None:
+        """Everything, as of one moment, as Parquet files with their digests; either database restores it.
+
+        Raises:
+            FeedbackError: the folder exists.
+        """
+        backup.backup(self._engine, folder)
+
+    def restore(self, folder: Path) -> int:
+        """Load a backup into this empty store, with order and watermarks as they were; returns the number of events.
+
+        Raises:
+            FeedbackError: the store is not empty, or the backup is incomplete, damaged, or of another version.
+        """
+        return backup.restore(self._engine, folder)
+
     def count(self) -> int:
         """Number of events kept."""
         with self._engine.connect() as connection:
@@ -142,43 +174,6 @@ class EventStore:
         self._engine.dispose()
 
 
-def _row(event: Event, received_at_seconds: float) -> dict[str, object]:
-    at_seconds = received_at_seconds if math.isnan(event.at_seconds) else event.at_seconds
-    return {
-        "event_id": event.event_id,
-        "user_id": event.user_id,
-        "item_id": event.item_id,
-        "event": event.event,
-        "at_us": round(at_seconds * 1e6),
-        "received_us": round(received_at_seconds * 1e6),
-        "watch_seconds": event.watch_seconds,
-        "value": event.value,
-        "request_id": event.request_id,
-        "position": event.position,
-        "fingerprint": fingerprint_of(event),
-    }
-
-
-def _event(row: sa.Row[tuple[object, ...]]) -> Event:
-    return Event(
-        user_id=row.user_id,
-        item_id=row.item_id,
-        event=row.event,
-        at_seconds=row.at_us / 1e6,
-        watch_seconds=row.watch_seconds,
-        value=row.value,
-        event_id=row.event_id,
-        request_id=row.request_id,
-        position=row.position,
-    )
-
-
-def _insert_new(connection: sa.Connection, rows: list[dict[str, object]]) -> set[str]:
-    """Insert rows whose event_id is not there yet; returns the ids that went in."""
-    insert = bulk.insert_ignoring_known(connection).returning(events.c.event_id)
-    return set(connection.execute(insert, rows).scalars())
-
-
-def _fingerprints(connection: sa.Connection, event_ids: list[str]) -> dict[str, bytes]:
-    query = sa.select(events.c.event_id, events.c.fingerprint).where(events.c.event_id.in_(event_ids))
-    return {row.event_id: bytes(row.fingerprint) for row in connection.execute(query)}
+def _event(row: Sequence[Any]) -> Event:
+    user_id, item_id, event, at_us, *rest = row
+    return Event(user_id, item_id, event, at_us / 1e6, *rest)

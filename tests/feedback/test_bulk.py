@@ -1,26 +1,14 @@
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from avrec_ray.errors import TableError
 from avrec_ray.feedback import bulk
 from avrec_ray.feedback.store import EventStore
-from avrec_ray.feedback.tables import events
 from avrec_ray.types import INTERACTIONS, Event, check_interactions
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EventStore]:
-    opened = EventStore(f"sqlite:///{tmp_path / 'events.db'}")
-    yield opened
-    opened.close()
 
 
 def interactions(num_rows: int, seed: int = 0) -> pa.Table:
@@ -91,10 +79,11 @@ def test_import_bad_table_is_refused_whole(store: EventStore, column: str, value
     assert store.count() == 0
 
 
+@pytest.mark.slow
 def test_import_100_000_rows_take_seconds(store: EventStore) -> None:
     started = time.perf_counter()
     assert store.import_interactions(interactions(100_000)) == 100_000
-    assert time.perf_counter() - started < 30  # 4 s on two idle cores
+    assert time.perf_counter() - started < 120  # 4 s on two idle cores, 15 s on PostgreSQL
 
 
 def test_export_is_a_checked_table_in_server_order(store: EventStore) -> None:
@@ -128,22 +117,11 @@ def test_export_nothing_new_is_an_empty_table_and_the_same_watermark(store: Even
     assert (table.num_rows, watermark) == (0, 3)
 
 
-def test_export_imported_elsewhere_gives_the_same_histories(store: EventStore, tmp_path: Path) -> None:
+def test_export_imported_elsewhere_gives_the_same_histories(store: EventStore, new_url: Callable[[], str]) -> None:
     store.import_interactions(interactions(400))
     table, _ = store.export_interactions()
-    copy = EventStore(f"sqlite:///{tmp_path / 'copy.db'}")
+    copy = EventStore(new_url())
     assert copy.import_interactions(table) == 400
     users = sorted(set(table["user_id"].to_pylist()))
     assert copy.histories(users, 50) == store.histories(users, 50)
     copy.close()
-
-
-def test_tables_compile_for_postgresql() -> None:
-    dialect = postgresql.dialect()
-    assert "seq BIGSERIAL NOT NULL" in str(CreateTable(events).compile(dialect=dialect))
-    (index,) = events.indexes
-    assert "WHERE event != 'impression'" in str(CreateIndex(index).compile(dialect=dialect))
-    insert = postgresql.insert(events).on_conflict_do_nothing(index_elements=["event_id"])
-    compiled = str(insert.returning(events.c.event_id).compile(dialect=dialect))
-    assert "ON CONFLICT (event_id) DO NOTHING RETURNING" in compiled
-    assert "row_number() OVER" in str(sa.select(sa.func.row_number().over()).compile(dialect=dialect))

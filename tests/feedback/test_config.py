@@ -21,6 +21,7 @@ def test_store_url_configured_is_kept() -> None:
         {"max_clock_skew_seconds": -1},
         {"history_length": 0},
         {"busy_timeout_seconds": -1},
+        {"retention_days": -1},
     ],
 )
 def test_feedback_config_out_of_range_names_the_field(values: dict[str, float]) -> None:

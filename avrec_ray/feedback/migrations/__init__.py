@@ -1,0 +1,1 @@
+"""Revisions of the event store's tables, for alembic."""
