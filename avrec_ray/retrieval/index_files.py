@@ -118,7 +118,7 @@ def _check_deleted(index: Any, metadata: IndexMetadata, path: Path) -> None:
     except ValueError as error:
         raise BundleError(f"{path}: {error}; build it again") from error
     if missing != deleted:
-        raise BundleError(f"{path} lacks {len(missing)} rows, index.json names {len(deleted)}; build it again")
+        raise BundleError(f"{path} lacks rows {missing[:3]} ... that index.json does not call deleted; build it again")
 
 
 def _vector_blocks(index: Any) -> Iterator[npt.NDArray[np.float32]]:
