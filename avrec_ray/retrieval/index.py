@@ -31,7 +31,7 @@ from avrec_ray.retrieval.index_checks import (
 )
 from avrec_ray.retrieval.index_files import IndexMetadata, read_index_files, write_index_files
 from avrec_ray.retrieval.index_rows import FlatRows, ListRows, Mask, Rows, Vectors
-from avrec_ray.retrieval.index_search import search_rows
+from avrec_ray.retrieval.index_search import QUERIES_AT_ONCE, search_chunk, search_rows
 from avrec_ray.retrieval.read_write_lock import ReadWriteLock
 
 MIN_LIST_VECTORS = 39
@@ -187,6 +187,8 @@ class VectorIndex:
             selection = self._everything
             if allowed is not None:
                 selection = self._rows.select(whole_mask(allowed, self._num_at_start, self.num_items))
+            if excluded is None and len(queries) <= QUERIES_AT_ONCE:  # what a request asks: nothing to put together
+                return search_chunk(self._rows.raw, queries, k, selection, None, exact)
             return search_rows(self._rows, queries, k, selection, excluded, exact)
         finally:
             self._lock.stop_reading()

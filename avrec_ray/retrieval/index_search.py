@@ -6,6 +6,7 @@ Dimension key: D embedding, Q queries, k items wanted.
 from typing import Any
 
 import numpy as np
+from faiss import swig_ptr
 
 from avrec_ray.retrieval.index_rows import FlatRows, ListRows, Rows, Selection, Vectors
 
@@ -27,26 +28,27 @@ def search_rows(
     exact: bool,
 ) -> Found:
     """The k best of the selection for each query [Q, D], without what that query excludes (rows ascending)."""
-    if excluded is None and len(queries) <= QUERIES_AT_ONCE:  # what a request asks: nothing to put together
-        return _search_chunk(stored.raw, queries, k, selection, None, exact)
     scores, rows = _nothing(len(queries), k)
     light = [q for q in range(len(queries)) if excluded is None or len(excluded[q]) <= OVERFETCH]
     for start in range(0, len(light), QUERIES_AT_ONCE):
         chunk = light[start : start + QUERIES_AT_ONCE]
         without = None if excluded is None else [excluded[q] for q in chunk]
-        scores[chunk], rows[chunk] = _search_chunk(stored.raw, queries[chunk], k, selection, without, exact)
+        scores[chunk], rows[chunk] = search_chunk(stored.raw, queries[chunk], k, selection, without, exact)
     for q in sorted(set(range(len(queries))) - set(light)):
         mask = stored.alive.copy() if selection.mask is None else selection.mask.copy()
         mask[excluded[q] if excluded else []] = False
-        found = _search_chunk(stored.raw, queries[q : q + 1], k, stored.select(mask), None, exact)
+        found = search_chunk(stored.raw, queries[q : q + 1], k, stored.select(mask), None, exact)
         scores[q], rows[q] = found[0][0], found[1][0]
     return scores, rows
 
 
-def _search_chunk(
+def search_chunk(
     raw: Any, queries: Vectors, k: int, selection: Selection, excluded: list[Rows] | None, exact: bool
 ) -> Found:
-    """Fetch k and as many as the largest exclusion more, drop the excluded, search exactly what came out short."""
+    """As `search_rows` for at most QUERIES_AT_ONCE queries, none of which excludes more than OVERFETCH.
+
+    Fetches k and as many as the largest exclusion more, drops the excluded, searches exactly what came out short.
+    """
     extra = max(map(len, excluded), default=0) if excluded else 0
     fetch = min(k + extra, selection.num_items)
     if not fetch or not len(queries):
@@ -76,7 +78,10 @@ def _without(raw: Any, queries: Vectors, k: int, selection: Selection, excluded:
 
 
 def _faiss_search(raw: Any, queries: Vectors, fetch: int, params: Any) -> Found:
-    scores, rows = raw.search(queries, fetch, params=params)
+    # The C++ method under faiss' `search`: its checks are made already, and take as long as ours.
+    queries, shape = np.ascontiguousarray(queries), (len(queries), fetch)
+    scores, rows = np.empty(shape, np.float32), np.empty(shape, np.int64)
+    raw.search_c(shape[0], swig_ptr(queries), fetch, swig_ptr(scores), swig_ptr(rows), params)
     flat = scores.ravel()  # one row is compared with the next, too: at worst a sort too many, and half the time
     if np.count_nonzero(flat[1:] == flat[:-1]):  # faiss sorts by score, and gives equal ones in any order
         order = np.lexsort((rows, -scores))
