@@ -24,7 +24,11 @@ class IndexConfig:
     num_lists: int = 0
     """Lists of ivf_flat; 0: 4 * sqrt(N), fewer where a list would have under 39 vectors to learn its centre from."""
     num_probes: int = 32
-    """Lists that ivf_flat compares for a query without a filter; one that keeps 1 in n items probes n times more."""
+    """Lists that ivf_flat compares for a query without a filter; one that keeps 1 in n items compares as many of
+    those, times up to 4."""
+    min_recall: float = 0.95
+    """An index that finds a smaller share of the true 100 nearest items, without a filter or under any filter that is
+    measured, is not published."""
     seed: int = 0
     """Of the clustering of ivf_flat."""
 
@@ -33,6 +37,7 @@ class IndexConfig:
         check_range("index.flat_max_items", self.flat_max_items, 0)
         check_range("index.num_lists", self.num_lists, 0)
         check_range("index.num_probes", self.num_probes, 1)
+        check_range("index.min_recall", self.min_recall, 0, 1)
         check_range("index.seed", self.seed, 0, 2**31 - 1)
 
 

@@ -3,52 +3,78 @@
 A search returns min(k, number of items that may be returned) items, always: where inverted lists or a filter left too
 few, the query is searched again exactly. Answers do not depend on which other queries are in the call.
 
-Dimension key: N catalogue, D embedding, Q queries.
+Items join, change and leave in place (`add`, `update`, `delete`), and keep their `item_idx` for ever. Any number of
+threads may search while one or more change: a change waits for the searches that run, and searches that come later wait
+for it, so that each answers from before a change or from after, never from the middle. One change of many items costs
+little more than one of one item.
+
+Dimension key: N rows of the catalogue, deleted items too; D embedding, Q queries, M items of a change.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
-from avrec_ray.errors import BundleError, ConfigError
+from avrec_ray.errors import ConfigError
 from avrec_ray.retrieval.config import IndexConfig
+from avrec_ray.retrieval.index_checks import (
+    changed_rows,
+    check_embeddings,
+    check_queries,
+    sorted_exclusions,
+    whole_mask,
+)
 from avrec_ray.retrieval.index_files import IndexMetadata, read_index_files, write_index_files
+from avrec_ray.retrieval.index_rows import FlatRows, ListRows, Mask, Rows, Vectors
+from avrec_ray.retrieval.index_search import QUERIES_AT_ONCE, search_chunk, search_rows
+from avrec_ray.retrieval.read_write_lock import ReadWriteLock
 
-Vectors = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-
-MAX_NORM_ERROR = 1e-3
-"""How far an embedding's length may be from 1."""
 MIN_LIST_VECTORS = 39
 """faiss calls fewer training vectors a list too few."""
-OVERFETCH = 512
-"""A query that excludes at most this many items gets so many more and drops them; above, they are masked out."""
-QUERIES_AT_ONCE = 16
-"""faiss switches to BLAS at 20 queries, whose rounding differs: smaller chunks keep answers equal in any batch."""
 
 
 class VectorIndex:
     """Item embeddings ready for search; row numbers are `item_idx`."""
 
-    def __init__(self, index: Any, metadata: IndexMetadata) -> None:
-        self._index = index
+    def __init__(self, index: Any, metadata: IndexMetadata, read_only: bool = False) -> None:
+        """Around a faiss index.
+
+        Args:
+            index: of the class of `metadata.backend`, row numbers as ids.
+            metadata: backend, probes and deleted rows count; `num_items` 0: as many as `index` holds.
+            read_only: the vectors are mapped from a file, which a change would write to.
+        """
         self._metadata = metadata
+        self._rows: FlatRows | ListRows
+        if metadata.backend == "flat":
+            self._rows = FlatRows(index, np.array(metadata.deleted, np.int64))
+        else:
+            self._rows = ListRows(index, metadata.num_items or int(index.ntotal), metadata.num_probes)
+        self._dim = int(index.d)  # a Python int: asking faiss takes as long as checking a query
+        self._num_at_start = len(self._rows.alive)
+        self._read_only = read_only
+        self._lock = ReadWriteLock()
+        self._everything = self._rows.select(None)
 
     @property
     def num_items(self) -> int:
-        """N."""
-        return int(self._index.ntotal)
+        """N: one above the largest `item_idx`."""
+        return len(self._rows.alive)
+
+    @property
+    def num_deleted(self) -> int:
+        """How many of them are deleted."""
+        return self.num_items - self._everything.num_items
 
     @property
     def dim(self) -> int:
         """D."""
-        return int(self._index.d)
+        return self._dim
 
     @property
     def backend(self) -> str:
@@ -63,96 +89,119 @@ class VectorIndex:
         Args:
             queries: float32 [Q, D], finite; need not be unit vectors.
             k: at least 1; may exceed N.
-            allowed: bool [N], the same for all queries; None allows every item.
+            allowed: bool [N], the same for all queries; None allows every item. A mask made before items joined may
+                end before them; it does not allow them.
             exclude: for each query the `item_idx` to leave out, in any order; None leaves out nothing.
 
         Returns:
             scores float32 [Q, k] and item_idx int64 [Q, k], padded with -inf and -1 where no further item may be
-            returned.
+            returned. Deleted items are not.
 
         Raises:
             ValueError: naming the argument of wrong shape, type or range.
         """
-        excluded = self._checked(queries, k, allowed, exclude)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        rows = np.full((len(queries), k), -1, np.int64)
-        light = [q for q in range(len(queries)) if len(excluded[q]) <= OVERFETCH]
-        chunks = [light[start : start + QUERIES_AT_ONCE] for start in range(0, len(light), QUERIES_AT_ONCE)]
-        for chunk in chunks:
-            found = self._search_overfetched(queries[chunk], k, allowed, [excluded[q] for q in chunk])
-            scores[chunk], rows[chunk] = found
-        for q in sorted(set(range(len(queries))) - set(light)):
-            mask = np.ones(self.num_items, bool) if allowed is None else allowed.copy()
-            mask[excluded[q]] = False
-            scores[q], rows[q] = (a[0] for a in self._search_overfetched(queries[q : q + 1], k, mask, [_NO_ROWS]))
-        return scores, rows
+        return self._search(queries, k, allowed, exclude, exact=False)
 
-    def search_exact(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
-        """As `search` without filters, comparing every vector whatever the backend."""
-        found = [
-            self._faiss_search(queries[start : start + QUERIES_AT_ONCE], min(k, self.num_items), None, exact=True)
-            for start in range(0, len(queries), QUERIES_AT_ONCE)
-        ]
-        return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+    def search_exact(self, queries: Vectors, k: int, allowed: Mask | None = None) -> tuple[Vectors, Rows]:
+        """As `search`, comparing every allowed vector whatever the backend."""
+        return self._search(queries, k, allowed, None, exact=True)
+
+    def add(self, vectors: Vectors) -> Rows:
+        """Items that join.
+
+        Args:
+            vectors: float32 [M, D] unit vectors.
+
+        Returns:
+            Their item_idx, int64 [M]: the numbers after the last one given, also where that is deleted.
+
+        Raises:
+            BundleError: vectors that `build_index` would refuse.
+            ValueError: vectors of another D.
+            RuntimeError: the index was opened with mmap.
+        """
+        self._check_changeable()
+        vectors = self._checked_vectors(vectors)
+        with self._lock.writing():
+            first = self.num_items
+            self._rows.add(vectors)
+            self._everything = self._rows.select(None)
+            return np.arange(first, self.num_items)
+
+    def update(self, rows: Rows, vectors: Vectors) -> None:
+        """Other vectors for items that stay.
+
+        Args:
+            rows: int64 [M], item_idx, each once, none deleted: what was taken down comes back as a new item only.
+            vectors: float32 [M, D] unit vectors.
+
+        Raises:
+            BundleError, ValueError, RuntimeError: as `add`, or rows that do not fit; nothing is changed then.
+        """
+        self._check_changeable()
+        vectors = self._checked_vectors(vectors)
+        with self._lock.writing():
+            rows = changed_rows(rows, self.num_items)
+            if len(rows) != len(vectors):
+                raise ValueError(f"{len(rows)} rows for {len(vectors)} vectors; expected a vector a row")
+            if not (alive := self._rows.alive[rows]).all():
+                raise ValueError(f"item_idx {rows[np.argmin(alive)]} is deleted; add it as a new item")
+            self._rows.replace(rows, vectors)
+
+    def delete(self, rows: Rows) -> int:
+        """Items that no search shall return again; their vectors are wiped. Deleting twice is once.
+
+        Args:
+            rows: int64 [M], item_idx, each once.
+
+        Returns:
+            How many of them were not deleted before.
+
+        Raises:
+            ValueError: rows out of range or given twice; nothing is deleted then.
+            RuntimeError: the index was opened with mmap.
+        """
+        self._check_changeable()
+        with self._lock.writing():
+            rows = changed_rows(rows, self.num_items)
+            living = rows[self._rows.alive[rows]]
+            if len(living):
+                self._rows.remove(living)
+                self._everything = self._rows.select(None)
+            return len(living)
 
     def save(self, folder: str | Path, model_version: str) -> None:
         """Write the index into an existing folder, under the version of the towers that made the embeddings."""
-        write_index_files(Path(folder), self._index, self._metadata, model_version)
+        with self._lock.reading():
+            deleted = np.flatnonzero(~self._rows.alive).tolist()
+            written = replace(self._metadata, num_items=self.num_items, deleted=deleted, model_version=model_version)
+            write_index_files(Path(folder), self._rows.raw, written)
 
-    def _search_overfetched(
-        self, queries: Vectors, k: int, allowed: Mask | None, excluded: list[Rows]
+    def _search(
+        self, queries: Vectors, k: int, allowed: Mask | None, exclude: Sequence[Rows] | None, exact: bool
     ) -> tuple[Vectors, Rows]:
-        """Fetch k and as many as the largest exclusion more, drop the excluded, search exactly what came out short."""
-        num_allowed = self.num_items if allowed is None else int(allowed.sum())
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        rows = np.full((len(queries), k), -1, np.int64)
-        if not num_allowed:
-            return scores, rows
-        fetch = min(k + max(map(len, excluded)), num_allowed)
-        found = self._faiss_search(queries, fetch, allowed)
-        for q, without in enumerate(excluded):
-            blocked = len(without) if allowed is None else int(allowed[without].sum())
-            wanted = min(k, num_allowed - blocked)
-            best = _without(found[0][q], found[1][q], without)
-            if len(best[1]) < wanted:
-                again = self._faiss_search(queries[q : q + 1], fetch, allowed, exact=True)
-                best = _without(again[0][0], again[1][0], without)
-            scores[q, :wanted], rows[q, :wanted] = best[0][:wanted], best[1][:wanted]
-        return scores, rows
+        self._lock.start_reading()
+        try:
+            check_queries(queries, k, self._dim)
+            excluded = None if exclude is None else sorted_exclusions(exclude, len(queries), self.num_items)
+            selection = self._everything
+            if allowed is not None:
+                selection = self._rows.select(whole_mask(allowed, self._num_at_start, self.num_items))
+            if excluded is None and len(queries) <= QUERIES_AT_ONCE:  # what a request asks: nothing to put together
+                return search_chunk(self._rows.raw, queries, k, selection, None, exact)
+            return search_rows(self._rows, queries, k, selection, excluded, exact)
+        finally:
+            self._lock.stop_reading()
 
-    def _faiss_search(
-        self, queries: Vectors, fetch: int, allowed: Mask | None, exact: bool = False
-    ) -> tuple[Vectors, Rows]:
-        params = faiss.SearchParameters() if self.backend == "flat" else faiss.SearchParametersIVF()
-        if isinstance(params, faiss.SearchParametersIVF):
-            share = 1.0 if allowed is None else float(allowed.mean())
-            probes = math.ceil(self._metadata.num_probes / share)
-            params.nprobe = self._index.nlist if exact else min(probes, self._index.nlist)
-        if allowed is not None:
-            bits = np.packbits(allowed, bitorder="little")
-            selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-            params.sel = selector
-        scores, rows = self._index.search(np.ascontiguousarray(queries), fetch, params=params)
-        order = np.lexsort((rows, -scores))
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    def _check_changeable(self) -> None:
+        if self._read_only:
+            raise RuntimeError("this index was opened with mmap and cannot change; use load_index(..., mmap=False)")
 
-    def _checked(self, queries: Vectors, k: int, allowed: Mask | None, exclude: Sequence[Rows] | None) -> list[Rows]:
-        if queries.ndim != 2 or queries.shape[1] != self.dim or queries.dtype != np.float32:
-            raise ValueError(f"queries are {queries.dtype} {queries.shape}; expected float32 [Q, {self.dim}]")
-        if not np.isfinite(queries).all():
-            raise ValueError(f"query {np.argmin(np.isfinite(queries).all(1))} is not finite; check the user tower")
-        if k < 1:
-            raise ValueError(f"k={k}; expected at least 1")
-        if allowed is not None and (allowed.shape != (self.num_items,) or allowed.dtype != np.bool_):
-            raise ValueError(f"allowed is {allowed.dtype} {allowed.shape}; expected bool [{self.num_items}]")
-        if exclude is None:
-            return [_NO_ROWS] * len(queries)
-        if len(exclude) != len(queries):
-            raise ValueError(f"exclude has {len(exclude)} entries for {len(queries)} queries; expected one for each")
-        excluded = [np.unique(np.asarray(rows, np.int64)) for rows in exclude]
-        if any(len(rows) and not 0 <= rows[0] <= rows[-1] < self.num_items for rows in excluded):
-            raise ValueError(f"exclude holds an item_idx outside [0, {self.num_items})")
-        return excluded
+    def _checked_vectors(self, vectors: Vectors) -> Vectors:
+        check_embeddings(vectors)
+        if vectors.shape[1] != self.dim:
+            raise ValueError(f"vectors are {vectors.shape}; expected [M, {self.dim}]")
+        return np.ascontiguousarray(vectors)
 
 
 def build_index(embeddings: Vectors, cfg: IndexConfig) -> VectorIndex:
@@ -175,36 +224,14 @@ def load_index(folder: str | Path, model_version: str, mmap: bool = False) -> Ve
 
     Args:
         model_version: version of the towers that it must have been built from.
-        mmap: leave the vectors in the file, shared by the processes of a machine, instead of copying them.
+        mmap: leave the vectors in the file, shared by the processes of a machine, instead of copying them. Such an
+            index answers only; it takes no changes.
 
     Raises:
         BundleError: a file is missing or changed, the version is another, or vectors are not finite.
     """
     index, metadata = read_index_files(Path(folder), model_version, mmap)
-    return VectorIndex(index, metadata)
-
-
-def recall_against_exact(index: VectorIndex, queries: Vectors, k: int) -> float:
-    """Share of the true `k` best that `search` finds, mean over queries; 1.0 is exact. Equal scores are as good."""
-    found, _ = index.search(queries, k)
-    exact, _ = index.search_exact(queries, k)
-    threshold = exact[:, -1:] - 1e-6
-    return float((found[:, : exact.shape[1]] >= threshold).mean())
-
-
-def check_embeddings(embeddings: Vectors) -> None:
-    """Raise BundleError unless these are float32 [N, D] unit vectors, N and D at least 1."""
-    if not isinstance(embeddings, np.ndarray) or embeddings.ndim != 2 or embeddings.dtype != np.float32:
-        got = f"{embeddings.dtype} {embeddings.shape}" if isinstance(embeddings, np.ndarray) else type(embeddings)
-        raise BundleError(f"embeddings are {got}; expected float32 [N, D]")
-    if not embeddings.size:
-        raise BundleError(f"embeddings are {embeddings.shape}: an index needs at least one item; embed the items first")
-    lengths = np.linalg.norm(embeddings, axis=1)
-    if not np.isfinite(lengths).all():
-        raise BundleError(f"embedding {np.argmin(np.isfinite(lengths))} is not finite; train and embed again")
-    wrong = int(np.argmax(np.abs(lengths - 1)))
-    if abs(lengths[wrong] - 1) > MAX_NORM_ERROR:
-        raise BundleError(f"embedding {wrong} has length {lengths[wrong]:.4f}; expected unit vectors, normalise them")
+    return VectorIndex(index, metadata, read_only=mmap)
 
 
 def _build_flat(embeddings: Vectors, cfg: IndexConfig) -> Any:
@@ -228,12 +255,3 @@ def _build_ivf_flat(embeddings: Vectors, cfg: IndexConfig) -> Any:
 
 BUILDERS: dict[str, Callable[[Vectors, IndexConfig], Any]] = {"flat": _build_flat, "ivf_flat": _build_ivf_flat}
 """What builds each backend but `auto`."""
-
-_NO_ROWS = np.zeros(0, np.int64)
-
-
-def _without(scores: Vectors, rows: Rows, without: Rows) -> tuple[Vectors, Rows]:
-    keep = rows >= 0
-    if len(without):
-        keep &= ~np.isin(rows, without)
-    return scores[keep], rows[keep]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.errors import BundleError, ConfigError
+from avrec_ray.retrieval.index_rows import list_of_rows
 
 FORMAT = 1
 """Version of the two files."""
@@ -27,6 +28,9 @@ class IndexMetadata:
     backend: str
     num_probes: int
     num_items: int = 0
+    """Rows, deleted ones too."""
+    deleted: list[int] = field(default_factory=list)
+    """Rows that are deleted, ascending."""
     dim: int = 0
     model_version: str = ""
     """Version of the towers that made the embeddings."""
@@ -35,17 +39,15 @@ class IndexMetadata:
     format: int = FORMAT
 
 
-def write_index_files(folder: Path, index: Any, metadata: IndexMetadata, model_version: str) -> None:
-    """Write both files; index.json last, so that a torn save has none."""
+def write_index_files(folder: Path, index: Any, metadata: IndexMetadata) -> None:
+    """Write both files; index.json last, so that a torn save has none.
+
+    Args:
+        metadata: what index.json shall say; `dim` and `sha256` are filled in.
+    """
     (folder / "index.json").unlink(missing_ok=True)
     faiss.write_index(index, str(folder / "index.faiss"))
-    written = replace(
-        metadata,
-        num_items=int(index.ntotal),
-        dim=int(index.d),
-        model_version=model_version,
-        sha256=_sha256(folder / "index.faiss"),
-    )
+    written = replace(metadata, dim=int(index.d), sha256=_sha256(folder / "index.faiss"))
     (folder / "index.json").write_text(json.dumps(to_dict(written), indent=1, sort_keys=True) + "\n")
 
 
@@ -88,7 +90,8 @@ def _read_metadata(folder: Path) -> IndexMetadata:
 
 def _check_index(index: Any, metadata: IndexMetadata, path: Path) -> None:
     got = (type(index).__name__, int(index.ntotal), int(index.d), int(index.metric_type))
-    expected = (CLASSES[metadata.backend], metadata.num_items, metadata.dim, int(faiss.METRIC_INNER_PRODUCT))
+    num_stored = metadata.num_items - (len(metadata.deleted) if metadata.backend == "ivf_flat" else 0)
+    expected = (CLASSES[metadata.backend], num_stored, metadata.dim, int(faiss.METRIC_INNER_PRODUCT))
     if got[0] == "IndexFlat" and expected[0] == "IndexFlatIP":  # faiss reads one back as the other, by metric
         got = (expected[0], *got[1:])
     if got != expected:
@@ -98,8 +101,24 @@ def _check_index(index: Any, metadata: IndexMetadata, path: Path) -> None:
         num_values += block.size
         if not np.isfinite(block).all():
             raise BundleError(f"{path} holds a vector that is not finite; train, embed and build again")
-    if num_values != metadata.num_items * metadata.dim:  # faiss counts, but does not store, a vector it cannot assign
+    if num_values != num_stored * metadata.dim:  # faiss counts, but does not store, a vector it cannot assign
         raise BundleError(f"{path} holds {num_values} numbers for {got[1]} vectors of {got[2]}; embed and build again")
+    _check_deleted(index, metadata, path)
+
+
+def _check_deleted(index: Any, metadata: IndexMetadata, path: Path) -> None:
+    """Rows that are said to be deleted must exist and, in inverted lists, be the ones that no list holds."""
+    deleted = metadata.deleted
+    if deleted != sorted(set(deleted)) or (deleted and not 0 <= deleted[0] <= deleted[-1] < metadata.num_items):
+        raise BundleError(f"{path}: index.json names deleted rows twice or outside [0, {metadata.num_items})")
+    if metadata.backend != "ivf_flat":
+        return
+    try:
+        missing = np.flatnonzero(list_of_rows(index, metadata.num_items) == index.nlist).tolist()
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}; build it again") from error
+    if missing != deleted:
+        raise BundleError(f"{path} lacks rows {missing[:3]} ... that index.json does not call deleted; build it again")
 
 
 def _vector_blocks(index: Any) -> Iterator[npt.NDArray[np.float32]]:
