@@ -2,7 +2,7 @@
 
 Run: PYTHONPATH=. python -m benchmarks.rank [--requests 200] [--rounds 3]
 
-Bundles with untrained models of the presets' sizes are written to a temporary folder; weights do not change what is
+Bundles with untrained models of the demo's sizes are written to a temporary folder; weights do not change what is
 computed. Rows vary one thing at a time from 200 candidates, 50 events and 10,000 items; rounds of all rows are
 interleaved. Figures are medians in milliseconds of one thread; growth is against the row marked "base".
 """
@@ -22,9 +22,9 @@ from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.ranking.reranker import Reranker
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.matcher import Matcher
-from avrec_ray.towers.config import TowersConfig
 from avrec_ray.types import Event, Query
 from tests.tiny_bundle import build_tiny_bundle
+from tests.tiny_models import tiny_towers
 
 HISTORY_LENGTH = 1000
 
@@ -73,8 +73,8 @@ def main(num_requests: int, rounds: int) -> None:
 
 
 def bundle_of(place: Path, num_items: int) -> Bundle:
-    """A bundle of the demo's sizes: vectors of 64 numbers, two clips an item."""
-    towers = TowersConfig(history_length=HISTORY_LENGTH)
+    """A bundle whose user tower and reranker have the demo's sizes; items are cheap to embed."""
+    towers = tiny_towers(history_length=HISTORY_LENGTH, embedding_dim=64, model_dim=64, num_heads=4)
     folder = build_tiny_bundle(
         place / f"v-{num_items}", num_items, towers=towers, reranker=RerankerConfig(), head_std=0.1,
         num_users=num_items // 10, num_choices=num_items * 5,
