@@ -47,6 +47,11 @@ class FlatRows:
         self.alive: Mask = np.ones(raw.ntotal, bool)
         self.alive[deleted] = False
 
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.alive)
+
     def select(self, allowed: Mask | None) -> Selection:
         """The rows that live and, if a filter is given, that it allows."""
         mask = _living(self.alive, allowed)
@@ -93,8 +98,13 @@ class ListRows:
         self._selection_of = lru_cache(KEPT_FILTERS)(self._select_packed)
 
     @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.list_of)
+
+    @property
     def alive(self) -> Mask:
-        """bool [N]: the rows that are not deleted."""
+        """bool [N]: the rows that are not deleted. Made anew: not for the way of a request."""
         return np.asarray(self.list_of < self.raw.nlist)
 
     def select(self, allowed: Mask | None) -> Selection:
