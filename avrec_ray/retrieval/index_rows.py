@@ -46,6 +46,7 @@ class FlatRows:
         self.raw = raw
         self.alive: Mask = np.ones(raw.ntotal, bool)
         self.alive[deleted] = False
+        self._has_deleted = len(deleted) > 0
 
     @property
     def num_rows(self) -> int:
@@ -54,7 +55,9 @@ class FlatRows:
 
     def select(self, allowed: Mask | None) -> Selection:
         """The rows that live and, if a filter is given, that it allows."""
-        mask = _living(self.alive, allowed)
+        mask = allowed
+        if self._has_deleted:
+            mask = self.alive if allowed is None else allowed & self.alive
         if mask is None:
             return Selection(len(self.alive), None, None, None)
         bits, selector = _packed_selector(mask)
@@ -76,6 +79,7 @@ class FlatRows:
         """Delete living rows [M]."""
         self.replace(rows, np.zeros((len(rows), self.raw.d), np.float32))
         self.alive[rows] = False
+        self._has_deleted = True
 
 
 class ListRows:
@@ -181,12 +185,6 @@ def list_of_rows(raw: Any, num_rows: int) -> Rows:
     if num_found != np.count_nonzero(found < raw.nlist):
         raise ValueError("a row lies in two lists")
     return found
-
-
-def _living(alive: Mask, allowed: Mask | None) -> Mask | None:
-    if alive.all():
-        return allowed
-    return alive if allowed is None else allowed & alive
 
 
 def _probing(num_probes: int, items: Any = None, centres: Any = None) -> Any:
