@@ -56,7 +56,7 @@ class VectorIndex:
         else:
             self._rows = ListRows(index, metadata.num_items or int(index.ntotal), metadata.num_probes)
         self._dim = int(index.d)  # a Python int: asking faiss takes as long as checking a query
-        self._num_at_start = len(self._rows.alive)
+        self._num_at_start = self._rows.num_rows
         self._read_only = read_only
         self._lock = ReadWriteLock()
         self._everything = self._rows.select(None)
@@ -64,7 +64,7 @@ class VectorIndex:
     @property
     def num_items(self) -> int:
         """N: one above the largest `item_idx`."""
-        return len(self._rows.alive)
+        return self._rows.num_rows
 
     @property
     def num_deleted(self) -> int:

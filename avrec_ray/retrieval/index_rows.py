@@ -46,10 +46,18 @@ class FlatRows:
         self.raw = raw
         self.alive: Mask = np.ones(raw.ntotal, bool)
         self.alive[deleted] = False
+        self._has_deleted = len(deleted) > 0
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.alive)
 
     def select(self, allowed: Mask | None) -> Selection:
         """The rows that live and, if a filter is given, that it allows."""
-        mask = _living(self.alive, allowed)
+        mask = allowed
+        if self._has_deleted:
+            mask = self.alive if allowed is None else allowed & self.alive
         if mask is None:
             return Selection(len(self.alive), None, None, None)
         bits, selector = _packed_selector(mask)
@@ -71,6 +79,7 @@ class FlatRows:
         """Delete living rows [M]."""
         self.replace(rows, np.zeros((len(rows), self.raw.d), np.float32))
         self.alive[rows] = False
+        self._has_deleted = True
 
 
 class ListRows:
@@ -93,8 +102,13 @@ class ListRows:
         self._selection_of = lru_cache(KEPT_FILTERS)(self._select_packed)
 
     @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.list_of)
+
+    @property
     def alive(self) -> Mask:
-        """bool [N]: the rows that are not deleted."""
+        """bool [N]: the rows that are not deleted. Made anew: not for the way of a request."""
         return np.asarray(self.list_of < self.raw.nlist)
 
     def select(self, allowed: Mask | None) -> Selection:
@@ -171,12 +185,6 @@ def list_of_rows(raw: Any, num_rows: int) -> Rows:
     if num_found != np.count_nonzero(found < raw.nlist):
         raise ValueError("a row lies in two lists")
     return found
-
-
-def _living(alive: Mask, allowed: Mask | None) -> Mask | None:
-    if alive.all():
-        return allowed
-    return alive if allowed is None else allowed & alive
 
 
 def _probing(num_probes: int, items: Any = None, centres: Any = None) -> Any:
