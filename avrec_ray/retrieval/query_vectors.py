@@ -34,16 +34,19 @@ class QueryVectors:
 
     @torch.inference_mode()
     def of_columns(
-        self, columns: EventColumns, user_ids: Sequence[str | None]
+        self, columns: EventColumns, user_ids: Sequence[str | None], length: int | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Scaled query vectors [B, D], so that a dot product is a logit, and whether each says anything of the user.
 
         Args:
             user_ids: whose profile each of the B histories of `columns` goes with.
+            length: pad to so many events instead of to all that the tower can read; where no history is longer, only
+                rounding differs, and the time is that of the histories there are.
         """
         columns = with_profiles(columns, self.bundle.profiles, user_ids)
         spans = [(columns.rows(row).start, columns.rows(row).stop) for row in range(len(user_ids))]
-        history = pad_histories(columns, spans, self.towers.cfg.history_length, range(len(user_ids)))
+        longest = self.towers.cfg.history_length if length is None else min(length, self.towers.cfg.history_length)
+        history = pad_histories(columns, spans, longest, range(len(user_ids)))
         vectors = self.towers.queries(history, self.embeddings)[:, -1] * self.towers.scale()
         known = history.mask.any(1).numpy()
         if self.bundle.profiles is not None and columns.profile_row is not None:
