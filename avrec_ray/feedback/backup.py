@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
+from avrec_ray.durable import sync
 from avrec_ray.errors import FeedbackError
 from avrec_ray.feedback.database import IMPRESSIONS_LOCK, snapshot, write
 from avrec_ray.feedback.tables import SCHEMA_VERSION, events, impressions
-from avrec_ray.feedback.upkeep import sync
 
 MANIFEST = "backup.json"
 TABLES = (events, impressions)

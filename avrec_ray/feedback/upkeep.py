@@ -8,6 +8,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from avrec_ray.durable import sync
 from avrec_ray.errors import FeedbackError
 from avrec_ray.feedback.database import EVENTS_LOCK, IMPRESSIONS_LOCK, write
 from avrec_ray.feedback.impressions import Watermark
@@ -88,12 +89,3 @@ def copy(engine: sa.Engine, path: Path) -> None:
         sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """A file's or a folder's content on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

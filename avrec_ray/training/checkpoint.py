@@ -7,7 +7,6 @@ dies at whatever moment, `newest_checkpoint` finds the last one that was sealed.
 import errno
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections import defaultdict
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from avrec_ray.durable import sync
 from avrec_ray.errors import CheckpointError
 from avrec_ray.training.distributed import gather_equal, world
 from avrec_ray.training.sharding import (
@@ -110,9 +110,9 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
     digests = {path.name: _digest(path) for path in sorted(staging.iterdir())}
     (staging / _COMPLETE).write_text(json.dumps(digests))
     for path in [*staging.iterdir(), staging]:
-        _sync(path)
+        sync(path)
     _take_name(staging, folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     for path in _left_over(folder):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -203,15 +203,6 @@ def verify_checkpoint(folder: Path) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """To disk: a file's bytes, or a folder's names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _take_name(staging: Path, folder: Path, attempts: int = 5) -> None:

@@ -1,5 +1,6 @@
 """Nothing is acknowledged that is not on disk: the store against kill -9, full disks and syncs that fail."""
 
+import os
 import random
 import shutil
 import subprocess
@@ -60,7 +61,7 @@ def test_database_that_may_not_grow_raises_and_acknowledges_nothing(tmp_path: Pa
 
 
 def faulty_disk(folder: Path) -> Path:
-    if shutil.which("cc") is None:
+    if shutil.which("cc") is None and os.environ.get("CI", "").lower() != "true":
         pytest.skip("no C compiler: cc makes the disk fail")
     source = Path(__file__).with_name("faulty_disk.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", folder / "faulty.so", source], check=True)
