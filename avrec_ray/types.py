@@ -3,7 +3,7 @@
 Parquet is the contract between stages and with users; the schemas below are that contract.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -204,6 +204,8 @@ class RankedItem:
     """One row of a ranking; `rank` counts from 1. `because` and the three after it say why, where asked.
 
     `propensity` is the probability that exploration gave the item this place, given those above; 1: nothing was drawn.
+    `probabilities` says how likely the user does what the name says (choose, like, finish, skip), were the item shown;
+    what was not calibrated is absent.
     """
 
     item_id: str
@@ -214,6 +216,7 @@ class RankedItem:
     counterfactual: Counterfactual | None = None
     sentence: str = ""
     propensity: float = 1.0
+    probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 def check_table(table: pa.Table, schema: pa.Schema, name: str, unique: Iterable[str] = ()) -> pa.Table:

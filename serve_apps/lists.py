@@ -69,6 +69,7 @@ def _item(catalogue: Catalogue, item: RankedItem, explain: bool) -> ItemBody:
         title=catalogue.titles[row],
         category=catalogue.categories[row],
         propensity=item.propensity,
+        probabilities=dict(item.probabilities),
         explanation=_explanation(item) if explain else None,
     )
 

@@ -148,6 +148,11 @@ class ItemBody(BaseModel):
         description="Probability that exploration gave the item this place, given those above; keep it with what is "
         "shown to estimate other policies from feedback. 1: nothing was drawn.",
     )
+    probabilities: dict[str, float] = Field(
+        default={},
+        description="How likely the user chooses, likes, finishes or skips the item when it is shown, in [0, 1], "
+        "calibrated on users set aside in training. What training had no outcomes of is absent.",
+    )
     explanation: Explanation | None = None
 
 

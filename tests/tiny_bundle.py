@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import torch
 
 from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, BundleMetadata, Catalogue, catalogue_table, save_bundle
-from avrec_ray.ranking.config import RerankerConfig
+from avrec_ray.ranking.config import TARGETS, RerankerConfig
 from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.ranking.interaction import AttentionReranker
 from avrec_ray.retrieval.config import IndexConfig
@@ -37,12 +37,14 @@ def build_tiny_bundle(
     head_std: float = 0.0,
     num_users: int = 30,
     num_choices: int = 200,
+    calibration: dict[str, tuple[float, float]] | None = None,
 ) -> Path:
     """Write a complete bundle at `folder`, whose name is its model_version; returns `folder`.
 
     Models are as built, that is untrained; `head_std` > 0 draws what the reranker starts with at zero, so that it has
-    an opinion of its own. Every fifth item lacks video and every seventh has text alone. `num_choices` random choices
-    of `num_users` make the neighbours. Where the towers read profiles, users u0 to u7 have those of `tiny_profiles`.
+    an opinion of its own; `calibration` are slopes and intercepts of targets. Every fifth item lacks video and every
+    seventh has text alone. `num_choices` random choices of `num_users` make the neighbours. Where the towers read
+    profiles, users u0 to u7 have those of `tiny_profiles`.
     """
     torch.manual_seed(seed)
     cfg, ranking = towers or tiny_towers(), reranker or RerankerConfig(num_interests=5, hidden_dim=8)
@@ -62,6 +64,8 @@ def build_tiny_bundle(
         if head_std:
             torch.nn.init.normal_(scorer.heads.weight, std=head_std)
             torch.nn.init.normal_(scorer.context.weight[:, 1], std=head_std)  # of popularity
+        for target, numbers in (calibration or {}).items():
+            scorer.calibration[TARGETS.index(target)] = torch.tensor(numbers)
         if two_tower.user.friends is not None:
             torch.nn.init.ones_(two_tower.user.friends.gate)
         save_weights(staging / "towers.safetensors", two_tower)

@@ -65,6 +65,11 @@ class AttentionReranker(nn.Module):
         """How likely each target is, in [0, 1], by the slopes and intercepts that `calibrate` found."""
         return torch.sigmoid(logits_BKT * self.calibration[:, 0] + self.calibration[:, 1])
 
+    def calibrated_targets(self) -> list[str]:
+        """Targets whose probabilities mean something: those that had outcomes to be calibrated on."""
+        untouched = self.calibration.new_tensor([1.0, 0.0])
+        return [name for name, row in zip(TARGETS, self.calibration, strict=True) if not torch.equal(row, untouched)]
+
     def forward(
         self,
         u_BID: Tensor,

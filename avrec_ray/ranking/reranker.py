@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from avrec_ray.bundle import Bundle, load_bundle
 from avrec_ray.errors import BundleError
+from avrec_ray.ranking.config import TARGETS
 from avrec_ray.ranking.explain import Explainer
 from avrec_ray.ranking.exposure import ExposureLedger
 from avrec_ray.ranking.policy import Policy, PolicyConfig
-from avrec_ray.ranking.scoring import HistoryScorer
+from avrec_ray.ranking.scoring import HistoryScorer, Scored
 from avrec_ray.towers.config import moment_layout
 from avrec_ray.training.histories import columns_from_events
 from avrec_ray.types import Candidate, Query, RankedItem
@@ -62,13 +63,20 @@ class Reranker:
         else:
             candidates = [*candidates, *self._pinned(query, candidates, at_seconds)]
         rows = np.array([self._row(c) for c in candidates], np.int64)
-        scores = self._score(query, candidates, rows)
+        scored = self._score(query, candidates, rows)
+        scores = scored.served[0]
         state = ledger.state if ledger else None
         placement = self.policy(scores, rows, query, at_seconds, state)
         if ledger is not None and placement.exposure is not None:
             ledger.state = placement.exposure
         ranking = [
-            RankedItem(candidates[position].item_id, rank, float(scores[position]), propensity=float(propensity))
+            RankedItem(
+                candidates[position].item_id,
+                rank,
+                float(scores[position]),
+                propensity=float(propensity),
+                probabilities=_told(scored.probabilities[0, position]),
+            )
             for rank, (position, propensity) in enumerate(
                 zip(placement.order, placement.propensities, strict=True), start=1
             )
@@ -98,10 +106,13 @@ class Reranker:
             )
         return row
 
-    def _score(
-        self, query: Query, candidates: Sequence[Candidate], rows: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
-        """Scores [K]."""
+    def _score(self, query: Query, candidates: Sequence[Candidate], rows: npt.NDArray[np.int64]) -> Scored:
+        """The candidates by the one history of the query."""
         columns = columns_from_events([query.history], self.bundle.items.index_of, self.bundle.items.durations)
         matcher_scores = np.array([[c.score for c in candidates]], np.float32)
-        return self.scorer(columns, [(0, len(columns.item_idx))], matcher_scores, rows).served[0]
+        return self.scorer(columns, [(0, len(columns.item_idx))], matcher_scores, rows)
+
+
+def _told(probability_T: npt.NDArray[np.float32]) -> dict[str, float]:
+    """What is known, by target."""
+    return {name: float(p) for name, p in zip(TARGETS, probability_T, strict=True) if not np.isnan(p)}

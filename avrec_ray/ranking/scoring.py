@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, Bundle
+from avrec_ray.ranking.config import TARGETS
 from avrec_ray.ranking.content_likeness import load_likeness
 from avrec_ray.ranking.interaction import AttentionReranker, combine
 from avrec_ray.ranking.lists import Interests, ItemArrays, ItemToItem, context_features, interests_of
@@ -31,6 +32,8 @@ class Scored:
     attention: Tensor
     """float32 [B, K, I, M]."""
     interests: Interests
+    probabilities: npt.NDArray[np.float32]
+    """[B, K, T]: how likely each target is, in [0, 1]; NaN where it was not calibrated or there is no interest."""
 
 
 class HistoryScorer:
@@ -44,6 +47,8 @@ class HistoryScorer:
         self.model.eval()
         self.items = item_arrays(bundle)
         self.item_to_item = load_item_to_item(bundle)
+        told = self.model.calibrated_targets()
+        self._is_calibrated = torch.tensor([name in told for name in TARGETS])
 
     @torch.inference_mode()
     def __call__(
@@ -76,8 +81,11 @@ class HistoryScorer:
             context_features(matcher, popularity, torch.from_numpy(said)),
         )
         blended = combine(logits, self.cfg.target_weights)
-        served = torch.where(interests.mask.any(1, keepdim=True), blended, matcher)
-        return Scored(blended.numpy(), served.numpy(), attention, interests)
+        has_interest = interests.mask.any(1, keepdim=True)
+        served = torch.where(has_interest, blended, matcher)
+        known = has_interest[..., None] & self._is_calibrated
+        probabilities = torch.where(known, self.model.probabilities(logits), torch.nan)
+        return Scored(blended.numpy(), served.numpy(), attention, interests, probabilities.numpy())
 
 
 def item_arrays(bundle: Bundle) -> ItemArrays:

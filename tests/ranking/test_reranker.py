@@ -290,3 +290,18 @@ def test_recommend_leaves_out_what_was_seen_and_fills_k(matcher: Matcher, rerank
     (ranking,) = recommend(matcher, reranker, [Query(user_id="u", history=PAST, k=36)])
     assert len(ranking) == 36
     assert {row.item_id for row in ranking} == set(ITEMS) - {"i03", "i07", "i12", "i21"}
+
+
+def test_probabilities_are_told_of_calibrated_targets_alone(tmp_path: Path) -> None:
+    calibration = {"choose": (0.5, -2.0), "skip": (0.0, -1.0)}
+    folder = build_tiny_bundle(tmp_path / "v-told", NUM_ITEMS, head_std=10.0, calibration=calibration)
+    reranker = Reranker(folder)
+    found = Matcher(folder, MatcherConfig(num_candidates=20)).match([Query("u", PAST, k=20)])[0]
+    for item in reranker.rerank(Query("u", PAST, k=20), found):
+        assert set(item.probabilities) == {"choose", "skip"}
+        # Of the default targets `choose` alone makes the score, so the one follows from the other.
+        assert item.probabilities["choose"] == pytest.approx(1 / (1 + np.exp(2.0 - 0.5 * item.score)), abs=1e-5)
+        assert item.probabilities["skip"] == pytest.approx(1 / (1 + np.e), abs=1e-6)
+    nobody = reranker.rerank(Query("u", (), k=20), found)
+    assert nobody
+    assert not any(item.probabilities for item in nobody)
