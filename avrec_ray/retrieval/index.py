@@ -30,12 +30,21 @@ from avrec_ray.retrieval.index_checks import (
     whole_mask,
 )
 from avrec_ray.retrieval.index_files import IndexMetadata, read_index_files, write_index_files
-from avrec_ray.retrieval.index_rows import FlatRows, ListRows, Mask, Rows, Vectors
+from avrec_ray.retrieval.index_rows import FlatRows, ListRows, Mask, Rows, Selection, Vectors
 from avrec_ray.retrieval.index_search import QUERIES_AT_ONCE, search_chunk, search_rows
 from avrec_ray.retrieval.read_write_lock import ReadWriteLock
 
 MIN_LIST_VECTORS = 39
 """faiss calls fewer training vectors a list too few."""
+
+
+class PreparedFilter:
+    """A filter that an index has made ready, see `VectorIndex.prepare`. The mask must not change."""
+
+    def __init__(self, mask: Mask) -> None:
+        self.mask = mask
+        self.ready: tuple[object, Selection] | None = None
+        """The state of the index for which it was made ready, and what was made."""
 
 
 class VectorIndex:
@@ -60,6 +69,7 @@ class VectorIndex:
         self._read_only = read_only
         self._lock = ReadWriteLock()
         self._everything = self._rows.select(None)
+        self._state = object()  # another one after each change, and in each index
 
     @property
     def num_items(self) -> int:
@@ -82,15 +92,19 @@ class VectorIndex:
         return self._metadata.backend
 
     def search(
-        self, queries: Vectors, k: int, allowed: Mask | None = None, exclude: Sequence[Rows] | None = None
+        self,
+        queries: Vectors,
+        k: int,
+        allowed: Mask | PreparedFilter | None = None,
+        exclude: Sequence[Rows] | None = None,
     ) -> tuple[Vectors, Rows]:
         """The `k` items of highest inner product with each query, best first; equal scores by `item_idx`.
 
         Args:
             queries: float32 [Q, D], finite; need not be unit vectors.
             k: at least 1; may exceed N.
-            allowed: bool [N], the same for all queries; None allows every item. A mask made before items joined may
-                end before them; it does not allow them.
+            allowed: bool [N], the same for all queries, or what `prepare` made of it; None allows every item. A mask
+                made before items joined may end before them; it does not allow them.
             exclude: for each query the `item_idx` to leave out, in any order; None leaves out nothing.
 
         Returns:
@@ -101,6 +115,19 @@ class VectorIndex:
             ValueError: naming the argument of wrong shape, type or range.
         """
         return self._search(queries, k, allowed, exclude, exact=False)
+
+    def prepare(self, allowed: Mask) -> PreparedFilter:
+        """A filter for many searches: a mask is packed, counted and compared once instead of at each of them.
+
+        It follows the index: after a change it is made ready again at its next search.
+
+        Raises:
+            ValueError: as `search`.
+        """
+        prepared = PreparedFilter(allowed.copy())
+        with self._lock.reading():
+            self._selection(prepared)
+        return prepared
 
     def search_exact(self, queries: Vectors, k: int, allowed: Mask | None = None) -> tuple[Vectors, Rows]:
         """As `search`, comparing every allowed vector whatever the backend."""
@@ -125,7 +152,7 @@ class VectorIndex:
         with self._lock.writing():
             first = self.num_items
             self._rows.add(vectors)
-            self._everything = self._rows.select(None)
+            self._changed()
             return np.arange(first, self.num_items)
 
     def update(self, rows: Rows, vectors: Vectors) -> None:
@@ -147,6 +174,7 @@ class VectorIndex:
             if not (alive := self._rows.alive[rows]).all():
                 raise ValueError(f"item_idx {rows[np.argmin(alive)]} is deleted; add it as a new item")
             self._rows.replace(rows, vectors)
+            self._changed()
 
     def delete(self, rows: Rows) -> int:
         """Items that no search shall return again; their vectors are wiped. Deleting twice is once.
@@ -167,7 +195,7 @@ class VectorIndex:
             living = rows[self._rows.alive[rows]]
             if len(living):
                 self._rows.remove(living)
-                self._everything = self._rows.select(None)
+                self._changed()
             return len(living)
 
     def save(self, folder: str | Path, model_version: str) -> None:
@@ -178,20 +206,38 @@ class VectorIndex:
             write_index_files(Path(folder), self._rows.raw, written)
 
     def _search(
-        self, queries: Vectors, k: int, allowed: Mask | None, exclude: Sequence[Rows] | None, exact: bool
+        self,
+        queries: Vectors,
+        k: int,
+        allowed: Mask | PreparedFilter | None,
+        exclude: Sequence[Rows] | None,
+        exact: bool,
     ) -> tuple[Vectors, Rows]:
         self._lock.start_reading()
         try:
             check_queries(queries, k, self._dim)
             excluded = None if exclude is None else sorted_exclusions(exclude, len(queries), self.num_items)
-            selection = self._everything
-            if allowed is not None:
-                selection = self._rows.select(whole_mask(allowed, self._num_at_start, self.num_items))
+            selection = self._selection(allowed)
             if excluded is None and len(queries) <= QUERIES_AT_ONCE:  # what a request asks: nothing to put together
                 return search_chunk(self._rows.raw, queries, k, selection, None, exact)
             return search_rows(self._rows, queries, k, selection, excluded, exact)
         finally:
             self._lock.stop_reading()
+
+    def _selection(self, allowed: Mask | PreparedFilter | None) -> Selection:
+        if allowed is None:
+            return self._everything
+        if not isinstance(allowed, PreparedFilter):
+            return self._rows.select(whole_mask(allowed, self._num_at_start, self.num_items))
+        if (ready := allowed.ready) is not None and ready[0] is self._state:
+            return ready[1]
+        selection = self._rows.select(whole_mask(allowed.mask, self._num_at_start, self.num_items))
+        allowed.ready = self._state, selection  # one assignment: threads that meet here make the same
+        return selection
+
+    def _changed(self) -> None:
+        self._everything = self._rows.select(None)
+        self._state = object()
 
     def _check_changeable(self) -> None:
         if self._read_only:

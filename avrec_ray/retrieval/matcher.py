@@ -4,6 +4,7 @@ Dimension key: D embedding, N catalogue.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from avrec_ray.bundle import NEIGHBOUR_FILES, Bundle, load_bundle
 from avrec_ray.errors import BundleError
 from avrec_ray.ranking.policy import allowed_mask
 from avrec_ray.retrieval.config import MatcherConfig
-from avrec_ray.retrieval.index import load_index
+from avrec_ray.retrieval.index import PreparedFilter, load_index
+from avrec_ray.retrieval.index_rows import KEPT_FILTERS
 from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.retrieval.query_vectors import QueryVectors, log_popularity
 from avrec_ray.retrieval.sources import Asked, Stock, gather, popular_rows
@@ -39,6 +41,7 @@ class Matcher:
         if self.cfg.num_neighbours:
             session = load_neighbours(self.bundle.path / NEIGHBOUR_FILES[1], len(self.bundle.items))
         friends = None if self.bundle.profiles is None else self.bundle.profiles.friends
+        self._prepared = lru_cache(KEPT_FILTERS)(self._prepare)
         self.stock = Stock(self.bundle.items, self.bundle.embeddings, self.index, self.cfg, session, friends)
 
     def match(self, queries: Sequence[Query]) -> list[list[Candidate]]:
@@ -84,6 +87,8 @@ class Matcher:
 
     def _asked(self, query: Query, vector: npt.NDArray[np.float32], seen: npt.NDArray[np.int64]) -> Asked:
         index_of = self.bundle.items.index_of
+        filters = query.filters
+        prepared = self._prepared(filters.categories, filters.languages, filters.max_duration_seconds)
         events = [e for e in query.history if e.event != "impression" and e.item_id in index_of]
         chosen = sorted((e for e in events if e.event in POSITIVE_EVENTS), key=lambda event: event.at_seconds)
         return Asked(
@@ -91,7 +96,8 @@ class Matcher:
             chosen=self._rows(event.item_id for event in chosen),
             followed=self._rows(event.item_id for event in chosen if event.event == "follow"),
             seen=seen,
-            allowed=self._allowed(query.filters),
+            allowed=None if prepared is None else prepared.mask,
+            prepared=prepared,
             profile_row=-1 if self.bundle.profiles is None else int(self.bundle.profiles.rows([query.user_id])[0]),
             newest_at=events[-1].at_seconds if events else np.inf,
         )
@@ -116,11 +122,14 @@ class Matcher:
         rows = (self.bundle.items.idx(item_id) for item_id in item_ids)
         return np.array([row for row in rows if row is not None], np.int64)
 
-    def _allowed(self, filters: Filters) -> npt.NDArray[np.bool_] | None:
-        if not (filters.categories or filters.languages or filters.max_duration_seconds is not None):
+    def _prepare(
+        self, categories: tuple[str, ...], languages: tuple[str, ...], max_duration_seconds: float | None
+    ) -> PreparedFilter | None:
+        """What these filters allow; None: everything. Kept, because users' filters repeat."""
+        if not (categories or languages or max_duration_seconds is not None):
             return None
-        items = self.bundle.items
-        return allowed_mask(items.categories, items.languages, items.durations, filters)
+        items, filters = self.bundle.items, Filters(categories, languages, max_duration_seconds)
+        return self.index.prepare(allowed_mask(items.categories, items.languages, items.durations, filters))
 
 
 def _met(query: Query) -> set[str]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from avrec_ray.bundle import Catalogue
 from avrec_ray.retrieval.config import MatcherConfig
-from avrec_ray.retrieval.index import VectorIndex
+from avrec_ray.retrieval.index import PreparedFilter, VectorIndex
 from avrec_ray.retrieval.interests import medoids
 from avrec_ray.retrieval.neighbours import ItemNeighbours
 from avrec_ray.training.friends import Friendships
@@ -93,10 +93,17 @@ class Asked:
     """Items that are in no list, in any order; `chosen` is among them."""
     allowed: Mask | None = None
     """bool [N]: what the filters allow; None is everything."""
+    prepared: PreparedFilter | None = None
+    """The same for the index, where it was made ready before."""
     profile_row: int = -1
     """Row of the user in the profiles, -1 where nothing is known."""
     newest_at: float = np.inf
     """Time of the newest event, seconds: of friends' choices only earlier ones are read, as the towers do."""
+
+    @property
+    def searched(self) -> Mask | PreparedFilter | None:
+        """What the filters allow, as the index takes it fastest."""
+        return self.allowed if self.prepared is None else self.prepared
 
     def newest(self, count: int) -> Rows:
         """The newest distinct choices, newest first."""
@@ -133,7 +140,7 @@ def gather(stock: Stock, asked: Asked, quotas: Mapping[str, int]) -> dict[int, t
 
 def from_user_tower(stock: Stock, asked: Asked, count: int) -> Named:
     """The items nearest to the query."""
-    return _nearest(stock, asked, count, asked.allowed)
+    return _nearest(stock, asked, count, asked.searched)
 
 
 def from_neighbours(stock: Stock, asked: Asked, count: int) -> Named:
@@ -218,7 +225,7 @@ SOURCES: dict[str, Source] = {
 """Each source by the name that candidates carry, in the order in which they are asked, see `MatcherConfig.quotas`."""
 
 
-def _nearest(stock: Stock, asked: Asked, count: int, allowed: Mask | None) -> Named:
+def _nearest(stock: Stock, asked: Asked, count: int, allowed: Mask | PreparedFilter | None) -> Named:
     scores, rows = stock.index.search(asked.vector[None], count, allowed=allowed, exclude=[asked.seen])
     return rows[0][rows[0] >= 0], scores[0][rows[0] >= 0]
 
@@ -227,7 +234,7 @@ def _near_items(stock: Stock, asked: Asked, items: Rows, count: int) -> Named:
     if not len(items):
         return _scored(stock, asked, _NO_ROWS)
     _, rows = stock.index.search(
-        stock.embeddings[items], count, allowed=asked.allowed, exclude=[asked.seen] * len(items)
+        stock.embeddings[items], count, allowed=asked.searched, exclude=[asked.seen] * len(items)
     )
     return _scored(stock, asked, _in_turns([near[near >= 0] for near in rows], count))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from avrec_ray.retrieval.config import IndexConfig
-from avrec_ray.retrieval.index import VectorIndex, build_index, load_index
+from avrec_ray.retrieval.index import PreparedFilter, VectorIndex, build_index, load_index
 from tests.retrieval.test_index import DIM, brute_force, unit_vectors
 
 SEEDS = st.integers(0, 10_000)
@@ -25,6 +25,7 @@ class ChangingIndex(RuleBasedStateMachine):
     index: VectorIndex
     model: dict[int, npt.NDArray[np.float32]]
     num_rows: int
+    prepared: PreparedFilter | None
 
     @initialize(num=st.integers(1, 25), seed=SEEDS)
     def build(self, num: int, seed: int) -> None:
@@ -33,6 +34,11 @@ class ChangingIndex(RuleBasedStateMachine):
         self.index = build_index(vectors, IndexConfig(**(vars(self.config) | {"num_lists": lists})))
         self.model = dict(enumerate(vectors))
         self.num_rows = num
+        self.prepared = None
+
+    @rule(seed=SEEDS, share=st.sampled_from([0.0, 0.2, 0.8, 1.0]))
+    def prepare(self, seed: int, share: float) -> None:
+        self.prepared = self.index.prepare(np.random.default_rng(seed).random(self.num_rows) < share)
 
     @rule(num=SIZES, seed=SEEDS)
     def add(self, num: int, seed: int) -> None:
@@ -67,6 +73,19 @@ class ChangingIndex(RuleBasedStateMachine):
                 assert np.array_equal(found, expected)
             if not mmap:
                 self.index = loaded
+                if self.prepared is not None:
+                    missing = np.zeros(self.num_rows - len(self.prepared.mask), bool)
+                    self.prepared.mask = np.append(self.prepared.mask, missing)  # an opened index wants whole masks
+
+    @rule(k=st.integers(1, 40), seed=SEEDS)
+    def search_prepared(self, k: int, seed: int) -> None:
+        if self.prepared is not None:
+            missing = np.zeros(self.num_rows - len(self.prepared.mask), bool)
+            query, mask = unit_vectors(2, seed), np.append(self.prepared.mask, missing)
+            for found, expected in zip(
+                self.index.search(query, k, self.prepared), self.index.search(query, k, mask), strict=True
+            ):
+                assert np.array_equal(found, expected)
 
     @rule(
         k=st.integers(1, 40), seed=SEEDS, share=st.sampled_from([None, 0.0, 0.2, 0.8]), num_excluded=st.integers(0, 9)
