@@ -205,7 +205,7 @@ class RankedItem:
 
     `propensity` is the probability that exploration gave the item this place, given those above; 1: nothing was drawn.
     `probabilities` says how likely the user does what the name says (choose, like, finish, skip), were the item shown;
-    what was not calibrated is absent.
+    what was not calibrated is absent. `source` is what made the item a candidate.
     """
 
     item_id: str
@@ -217,6 +217,7 @@ class RankedItem:
     sentence: str = ""
     propensity: float = 1.0
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
 
 
 def check_table(table: pa.Table, schema: pa.Schema, name: str, unique: Iterable[str] = ()) -> pa.Table:

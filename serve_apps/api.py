@@ -1,5 +1,6 @@
 """The routes. Every request and answer is a model of schemas.py; every error a problem document."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -17,8 +18,9 @@ from serve_apps.docs_page import docs_html
 from serve_apps.edge import Edge
 from serve_apps.flow import RequestFlow
 from serve_apps.health import health_routes
+from serve_apps.impression_log import ImpressionLog
 from serve_apps.inbox import Inbox
-from serve_apps.lists import item_body, list_response, rank_response
+from serve_apps.lists import impressions_of, item_body, list_response, rank_response
 from serve_apps.problems import ProblemError
 from serve_apps.schemas import (
     MAX_K,
@@ -43,11 +45,13 @@ def create_api(
     """The application. With `digests` every route but health and the API description needs a key."""
 
     inbox = Inbox(flow.store, feedback, flow.metrics)
+    log = ImpressionLog(flow.store, feedback, flow.metrics)
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
         yield
         inbox.close()
+        log.close()
         flow.close()
 
     api = FastAPI(
@@ -61,7 +65,7 @@ def create_api(
     problems.install(api)
     api.include_router(health_routes(flow))
     guarded = APIRouter(dependencies=[Depends(authorise(digests))], responses=_ERRORS)
-    _add_list_routes(guarded, flow)
+    _add_list_routes(guarded, flow, log)
     _add_item_routes(guarded, flow)
     _add_feedback_route(guarded, inbox)
     api.include_router(guarded)
@@ -71,7 +75,7 @@ def create_api(
     return api
 
 
-def _add_list_routes(router: APIRouter, flow: RequestFlow) -> None:
+def _add_list_routes(router: APIRouter, flow: RequestFlow, log: ImpressionLog) -> None:
     @router.post("/v1/recommend")
     async def recommend(body: RecommendRequest) -> ListResponse:
         """A list for a user, a session, or both."""
@@ -84,7 +88,10 @@ def _add_list_routes(router: APIRouter, flow: RequestFlow) -> None:
         )
         session = [event.to_event(body.user_id or "") for event in body.session]
         served = await flow.recommend(query, session, body.deadline_ms)
-        return list_response(flow.catalogue, served, body.explain)
+        response = list_response(flow.catalogue, served, body.explain)
+        if body.user_id is not None:  # a list that was shown to nobody known teaches nothing
+            log.add(impressions_of(response, body.user_id, time.time()))
+        return response
 
     @router.post("/v1/rank")
     async def rank(body: RankRequest) -> RankResponse:
@@ -93,7 +100,9 @@ def _add_list_routes(router: APIRouter, flow: RequestFlow) -> None:
         known = [item_id for item_id in item_ids if flow.catalogue.idx(item_id) is not None]
         served = await flow.rank(body.user_id, known, body.explain, body.deadline_ms)
         unknown = [item_id for item_id in item_ids if flow.catalogue.idx(item_id) is None]
-        return rank_response(flow.catalogue, served, body.explain, unknown)
+        response = rank_response(flow.catalogue, served, body.explain, unknown)
+        log.add(impressions_of(response, body.user_id, time.time()))
+        return response
 
 
 def _add_item_routes(router: APIRouter, flow: RequestFlow) -> None:

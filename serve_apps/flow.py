@@ -225,7 +225,7 @@ class RequestFlow:
 
 def in_given_order(candidates: Sequence[Candidate], k: int) -> list[RankedItem]:
     """The first `k` candidates as a ranking."""
-    return [RankedItem(c.item_id, rank, c.score) for rank, c in enumerate(candidates[:k], start=1)]
+    return [RankedItem(c.item_id, rank, c.score, source=c.source) for rank, c in enumerate(candidates[:k], start=1)]
 
 
 def with_session(stored: Sequence[Event], session: Sequence[Event], now_seconds: float) -> tuple[Event, ...]:

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from avrec_ray.bundle import Catalogue
+from avrec_ray.feedback.impressions import Impression
 from avrec_ray.types import RankedItem
 from serve_apps.flow import Served
 from serve_apps.schemas import (
@@ -26,6 +27,24 @@ VARIANT = "champion"
 def list_response(catalogue: Catalogue, served: Served, explain: bool) -> ListResponse:
     """The answer of /v1/recommend and of similar items."""
     return ListResponse(**_members(catalogue, served, explain))
+
+
+def impressions_of(response: ListResponse, user_id: str, at_seconds: float) -> list[Impression]:
+    """What the user is shown by this answer; positions are ranks, from 1."""
+    return [
+        Impression(
+            request_id=response.request_id,
+            user_id=user_id,
+            item_id=item.item_id,
+            position=item.rank,
+            propensity=item.propensity,
+            model_version=response.model_version,
+            variant=response.variant,
+            source=item.source,
+            at_seconds=at_seconds,
+        )
+        for item in response.items
+    ]
 
 
 def rank_response(catalogue: Catalogue, served: Served, explain: bool, unknown: list[str]) -> RankResponse:
@@ -70,6 +89,7 @@ def _item(catalogue: Catalogue, item: RankedItem, explain: bool) -> ItemBody:
         category=catalogue.categories[row],
         propensity=item.propensity,
         probabilities=dict(item.probabilities),
+        source=item.source,
         explanation=_explanation(item) if explain else None,
     )
 

@@ -20,6 +20,9 @@ class GatewayMetrics:
             "avrec_degraded", "Lists that lacked something.", ["reason"], registry=self.registry
         )  # fmt: skip
         self.events = Counter("avrec_events", "Feedback events.", ["outcome"], registry=self.registry)
+        self.impressions = Counter(
+            "avrec_impressions", "Items of served lists.", ["outcome"], registry=self.registry
+        )  # fmt: skip
 
     def text(self) -> bytes:
         """The exposition format that Prometheus scrapes."""

@@ -45,6 +45,6 @@ class PopularItems:
     def _ranking(self, order: npt.NDArray[np.int64], keep: npt.NDArray[np.bool_], k: int) -> list[RankedItem]:
         rows = order[keep[order]][:k]
         return [
-            RankedItem(self._items.item_ids[row], rank, float(self._items.popularity[row]))
+            RankedItem(self._items.item_ids[row], rank, float(self._items.popularity[row]), source="popular")
             for rank, row in enumerate(rows, start=1)
         ]

@@ -153,6 +153,7 @@ class ItemBody(BaseModel):
         description="How likely the user chooses, likes, finishes or skips the item when it is shown, in [0, 1], "
         "calibrated on users set aside in training. What training had no outcomes of is absent.",
     )
+    source: str = Field(default="", description="What made the item a candidate, for example user_tower or popular.")
     explanation: Explanation | None = None
 
 

@@ -18,6 +18,12 @@ class FeedbackConfig:
     """Newest events of a user that a request reads. Items acted on before those can be recommended again."""
     busy_timeout_seconds: float = 10.0
     """How long a writer waits for another process's transaction before it fails."""
+    record_impressions: bool = True
+    """Keep what each list showed to whom, for labels and inverse propensity weights."""
+    impressions_flush_seconds: float = 0.2
+    """Lists served within so much time are kept by one transaction, after they were answered."""
+    max_waiting_impressions: int = 100_000
+    """Items of lists that wait for the store at most; more are dropped and counted as such."""
     retention_days: float = 0.0
     """Maintenance removes events and impressions that the server took in longer ago and an export has read; 0 keeps
     all."""
@@ -27,6 +33,8 @@ class FeedbackConfig:
         check_range("feedback.max_clock_skew_seconds", self.max_clock_skew_seconds, 0.0)
         check_range("feedback.history_length", self.history_length, 1)
         check_range("feedback.busy_timeout_seconds", self.busy_timeout_seconds, 0.0)
+        check_range("feedback.impressions_flush_seconds", self.impressions_flush_seconds, 0.001)
+        check_range("feedback.max_waiting_impressions", self.max_waiting_impressions, 1)
         check_range("feedback.retention_days", self.retention_days, 0.0)
 
     def store_url(self, storage_path: str) -> str:

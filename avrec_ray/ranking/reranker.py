@@ -76,6 +76,7 @@ class Reranker:
                 float(scores[position]),
                 propensity=float(propensity),
                 probabilities=_told(scored.probabilities[0, position]),
+                source=candidates[position].source,
             )
             for rank, (position, propensity) in enumerate(
                 zip(placement.order, placement.propensities, strict=True), start=1
