@@ -80,8 +80,7 @@ class LeaveOneOut:
         newest = newest_chosen(whole, 0, len(whole.item_idx), MAX_LEFT_OUT)[::-1]
         watched = whole.item_idx[newest]
         columns = leave_out(whole, watched)
-        users, longest = [query.user_id] * (1 + len(watched)), max(1, len(whole.item_idx))
-        vectors, known = self.query_vectors.of_columns(columns, users, longest)
+        vectors, known = self.query_vectors.of_columns(columns, [query.user_id] * (1 + len(watched)))
         events = [EVENTS[code - 1] for code in whole.event[newest].tolist()]
         return Histories(watched, events, columns, vectors, known)
 
