@@ -89,8 +89,8 @@ class ListRows:
     probed, and enough of them to compare as many allowed items as a search without a filter compares items, times a
     factor: the farther the allowed items are from the query, the less their lists' centres say which is nearest. It
     rises to 2 as the filter narrows and to 4 as it leaves whole lists empty, where a probe costs less. Where that is a
-    good part of the lists it is less, see `_select_packed`. Measured recall at 100, 100k and 1M items, filters of 10 and
-    1 %: random .995 and more, by cluster .992 and more.
+    good part of the lists it is less, see `_select_packed`. Measured recall at 100 with 100k and 1M items, filters of
+    10 and 1 %: random .995 and more, by cluster .992 and more.
     """
 
     def __init__(self, raw: Any, num_rows: int, num_probes: int) -> None:
