@@ -66,6 +66,7 @@ class ServeSettings:
     host: str = "127.0.0.1"
     """Loopback only, unless AVREC_API_KEYS is set."""
     port: int = 8080
+    gateway_replicas: int = 1
     max_matcher_replicas: int = 2
     max_reranker_replicas: int = 2
     deadline_ms: int = 2000

@@ -25,6 +25,8 @@ class ServeConfig:
     host: str = "127.0.0.1"
     """Address to listen on; other than loopback only with AVREC_API_KEYS."""
     port: int = 8080
+    gateway_replicas: int = 1
+    """Two on different nodes outlive the loss of one."""
     max_matcher_replicas: int = 2
     max_reranker_replicas: int = 2
     deadline_ms: int = 2000
@@ -40,7 +42,7 @@ class ServeConfig:
                     f"serve.{name}={value!r} is not absolute; replicas run in another directory, give a full path"
                 )
         check_range("serve.port", self.port, 1, 65535)
-        for name in ("max_matcher_replicas", "max_reranker_replicas", "deadline_ms"):
+        for name in ("gateway_replicas", "max_matcher_replicas", "max_reranker_replicas", "deadline_ms"):
             check_range(f"serve.{name}", getattr(self, name), 1)
         check_range("serve.max_body_bytes", self.max_body_bytes, 1024)
 
@@ -55,6 +57,7 @@ def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
         policy=job.policy,
         host=job.serve.host,
         port=job.serve.port,
+        gateway_replicas=job.serve.gateway_replicas,
         max_matcher_replicas=job.serve.max_matcher_replicas,
         max_reranker_replicas=job.serve.max_reranker_replicas,
         deadline_ms=job.serve.deadline_ms,

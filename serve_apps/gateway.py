@@ -100,7 +100,8 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
     matcher = _deployment(MatcherDeployment, "matcher", 32, **_autoscaling(cfg.max_matcher_replicas, 8))
     reranker = _deployment(RerankerDeployment, "reranker", 16, **_autoscaling(cfg.max_reranker_replicas, 4))
     overload = BackpressureConfig(status_code=429, retry_after_s=1)
-    gateway = _deployment(serve.ingress()(GatewayDeployment), "gateway", 64, backpressure_config=overload)
+    replicas = {"num_replicas": cfg.gateway_replicas, "backpressure_config": overload}
+    gateway = _deployment(serve.ingress()(GatewayDeployment), "gateway", 64, **replicas)
     return gateway.bind(
         to_dict(cfg),
         digests,
