@@ -69,7 +69,7 @@ class Histories:
 
 def _history_query(num_keys: int) -> sa.Select[Any]:
     """One indexed read a key. Rows that are erased and not removed yet lie below the user's mark in `erasures`."""
-    tombstones = [sa.bindparam(f"tombstone_{number}") for number in range(num_keys)]
+    tombstones: list[Any] = [sa.bindparam(f"tombstone_{number}") for number in range(num_keys)]
     mark = sa.select(sa.func.max(erasures.c.event_seq)).where(erasures.c.tombstone.in_(tombstones)).scalar_subquery()
     limit = sa.bindparam("limit", type_=sa.Integer)
     parts = [

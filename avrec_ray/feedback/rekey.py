@@ -38,11 +38,11 @@ class Rekeyed:
     retired: tuple[int, ...]
 
 
-def rekey(engine: sa.Engine, pseudonyms: Pseudonyms, rows_per_transaction: int = ROWS_PER_TRANSACTION) -> Rekeyed:
+def rekey(engine: sa.Engine, pseudonyms: Pseudonyms) -> Rekeyed:
     """See EventStore.rekey."""
     if not pseudonyms.is_keyed:
         raise ConfigError(f"{KEYS_VARIABLE} is not set; give the new key first, then the old: 2:<hex>,1:<hex>")
-    counts = _rename_all(engine, pseudonyms, rows_per_transaction)
+    counts = _rename_all(engine, pseudonyms, ROWS_PER_TRANSACTION)
     crash_point("rekey.renamed")
     with both_locks(engine) as connection:
         # From this commit on nobody writes under an older key, or under none: the second pass finds the last rows.
@@ -52,11 +52,11 @@ def rekey(engine: sa.Engine, pseudonyms: Pseudonyms, rows_per_transaction: int =
             if version in pseudonyms.versions:
                 set_state(connection, pseudonyms, version, RETIRED)
     crash_point("rekey.retired")
-    late = _rename_all(engine, pseudonyms, rows_per_transaction)
+    late = _rename_all(engine, pseudonyms, ROWS_PER_TRANSACTION)
     with both_locks(engine) as connection:
         if left := _rows_left(connection, pseudonyms):
             raise FeedbackError(f"rekey: {left} rows are under another key still; run it again")
-    return Rekeyed(*(a + b for a, b in zip(counts, late, strict=True)), retired=older)
+    return Rekeyed(counts[0] + late[0], counts[1] + late[1], counts[2] + late[2], older)
 
 
 def _rename_all(engine: sa.Engine, pseudonyms: Pseudonyms, size: int) -> tuple[int, int, int]:
@@ -75,9 +75,7 @@ def _rename_all(engine: sa.Engine, pseudonyms: Pseudonyms, size: int) -> tuple[i
     return num_events, num_impressions, digests
 
 
-def _ranges(
-    engine: sa.Engine, table: sa.Table, pseudonyms: Pseudonyms, size: int
-) -> Iterator[tuple[int, int]]:
+def _ranges(engine: sa.Engine, table: sa.Table, pseudonyms: Pseudonyms, size: int) -> Iterator[tuple[int, int]]:
     """Ranges of `seq`, both ends in, that hold at most `size` rows under other keys; found without a lock."""
     start = 0
     while True:
@@ -101,7 +99,7 @@ def _rename_events(connection: sa.Connection, pseudonyms: Pseudonyms, start: int
     values = [_renamed(row, name) for row, name in zip(rows, names, strict=True)]
     if values:
         update = sa.update(events).where(events.c.seq == sa.bindparam("row_seq"))
-        changed = {c: sa.bindparam(f"new_{c}") for c in ("user_id", "event_id", "fingerprint")}
+        changed: dict[str, Any] = {c: sa.bindparam(f"new_{c}") for c in ("user_id", "event_id", "fingerprint")}
         connection.execute(update.values(changed), values)
     return len(values)
 

@@ -1,25 +1,31 @@
 """The event store: durable before the answer, once per `event_id`, one user's history in one indexed read."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 
-from avrec_ray.feedback import backup, bulk, impressions, upkeep
+from avrec_ray.feedback import backup, bulk, erasure, impressions, upkeep
 from avrec_ray.feedback.appending import Appended, Appender, Rejection
-from avrec_ray.feedback.erased import ErasedUsers, erased_users
+from avrec_ray.feedback.database import write
+from avrec_ray.feedback.erased import ErasedUsers, erased_users, marks
 from avrec_ray.feedback.histories import Histories
 from avrec_ray.feedback.impressions import START, Impression, Watermark
 from avrec_ray.feedback.pseudonyms import Pseudonyms
+from avrec_ray.feedback.receipts import Receipt, receipt_key, verify_receipt
+from avrec_ray.feedback.rekey import Rekeyed, rekey
 from avrec_ray.feedback.schema import open_engine
 from avrec_ray.feedback.tables import events, store_info
 from avrec_ray.feedback.upkeep import Removed
+from avrec_ray.feedback.user_data import user_data
 from avrec_ray.feedback.user_keys import claim
 from avrec_ray.types import Event
 
-__all__ = ["Appended", "EventStore", "Impression", "Rejection", "Removed", "Watermark"]
+__all__ = ["Appended", "EventStore", "Impression", "Receipt", "Rejection", "Rekeyed", "Removed", "Watermark"]
 
 
 class EventStore:
@@ -119,6 +125,64 @@ class EventStore:
         with self._engine.connect() as connection:
             return erased_users(connection, self.pseudonyms)
 
+    def erase(self, user_id: str) -> Receipt:
+        """Forget a user: no reader sees a row of theirs when this begins to remove them; gives a signed receipt.
+
+        Again, with nothing new of the user since, it gives the same receipt. One that was killed is completed.
+
+        Raises:
+            StoreUnavailableError: the database failed; what of it is done stays done, ask again.
+        """
+        receipt = erasure.erase(self._engine, self.pseudonyms, user_id, time.time())
+        erasure.wipe(self._engine)
+        return receipt
+
+    def is_erased(self, user_id: str) -> bool:
+        """Whether a user was erased, whatever they did since: models may know them still, and must not use it."""
+        with self._engine.connect() as connection:
+            return bool(marks(connection, self.pseudonyms, [user_id]))
+
+    def tombstones(self) -> dict[str, int]:
+        """What erased users are remembered by, to POSIX microseconds: kept beside, they outlive a restored backup."""
+        return erasure.tombstones(self._engine)
+
+    def resume_erasures(self, others: Mapping[str, int] = MappingProxyType({})) -> int:
+        """Complete erasures that were killed, after taking over `others`, those that a restored backup does not know.
+
+        Looks through the names of all users; returns how many erasures were completed.
+        """
+        num_resumed = erasure.resume(self._engine, self.pseudonyms, others)
+        erasure.wipe(self._engine)
+        return num_resumed
+
+    def note_erased_files(self, user_id: str, removed: dict[str, int]) -> Receipt:
+        """After `erase` and after files were looked through: the receipt with what was removed from each."""
+        return erasure.note_files(self._engine, self.pseudonyms, user_id, removed)
+
+    def verify_receipt(self, receipt: Receipt, user_id: str | None = None) -> None:
+        """Check that this service signed a receipt and, where a user is given, that it is of this user.
+
+        Raises:
+            FeedbackError: it did not, it was changed, the key is another one now, or it is of somebody else.
+        """
+        with write(self._engine) as connection:
+            key = receipt_key(connection, self.pseudonyms)
+        verify_receipt(receipt, key, None if user_id is None else self.pseudonyms.core(user_id))
+
+    def user_data(self, user_id: str) -> dict[str, Any]:
+        """All that is kept of a user, as JSON values: events and impressions in server order, times as ISO 8601."""
+        return user_data(self._engine, self.pseudonyms, user_id)
+
+    def rekey(self) -> Rekeyed:
+        """Give all users names under the key that comes first, also those that are under their own ids so far.
+
+        Others may read and write meanwhile, if they have both keys. Killed, the next call goes on. When it returns,
+        nothing in the store is under another key, and the older ones may be destroyed.
+        """
+        rekeyed = rekey(self._engine, self.pseudonyms)
+        erasure.wipe(self._engine)
+        return rekeyed
+
     def retain(self, days: float, exported: Watermark) -> Removed:
         """Remove what the server took in more than `days` ago and an export has read; 0 days keeps all.
 
@@ -152,7 +216,7 @@ class EventStore:
         Raises:
             FeedbackError: the store is not empty, or the backup is incomplete, damaged, or of another version.
         """
-        return backup.restore(self._engine, folder)
+        return backup.restore(self._engine, self.pseudonyms, folder)
 
     def count(self) -> int:
         """Number of events kept."""

@@ -83,6 +83,8 @@ erasures = sa.Table(
     # Rows of the user up to these are gone for every reader from now on, and removed soon after.
     sa.Column("event_seq", sa.BigInteger, nullable=False),
     sa.Column("impression_seq", sa.BigInteger, nullable=False),
+    sa.Column("num_events", sa.BigInteger, nullable=False),
+    sa.Column("num_impressions", sa.BigInteger, nullable=False),
     sa.Column("purged_us", sa.BigInteger),
     sa.Column("receipt", sa.Text),
     sqlite_autoincrement=True,

@@ -17,6 +17,8 @@ def upgrade() -> None:
         sa.Column("erased_us", sa.BigInteger, nullable=False),
         sa.Column("event_seq", sa.BigInteger, nullable=False),
         sa.Column("impression_seq", sa.BigInteger, nullable=False),
+        sa.Column("num_events", sa.BigInteger, nullable=False),
+        sa.Column("num_impressions", sa.BigInteger, nullable=False),
         sa.Column("purged_us", sa.BigInteger),
         sa.Column("receipt", sa.Text),
         sqlite_autoincrement=True,
