@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from avrec_ray.feedback.arrow_names import OTHER_THINGS, may_hold_names, names_any
+from avrec_ray.feedback.arrow_names import OTHER_THINGS, may_hold_names, names_any, strings_in
 from avrec_ray.feedback.user_files import MIN_WORD_CHARS
 
 _ROWS = 50_000
@@ -87,6 +87,8 @@ def scan_folder(root: Path, names: Iterable[str]) -> Scan:
                 continue
             scan.num_files += 1
             scan.num_bytes += path.stat().st_size
+            if wanted.is_value(name):
+                scan.found.append(f"{path.relative_to(root)}, the name of the file")
             places = [f"{path.relative_to(root)}{where}" for where in _scan_file(path, wanted, scan)]
             (scan.in_backups if is_backup else scan.found).extend(places)
     return scan
@@ -137,7 +139,7 @@ def _scan_file(path: Path, names: Names, scan: Scan) -> Iterator[str]:
     else:
         if _bytes_hold(path, names):
             yield ", bytes"
-        elif names.num_short and _values_hold(path, names):
+        elif _values_hold(path, names):
             yield ", values"
 
 
@@ -160,8 +162,6 @@ def _scan_parquet(path: Path, names: Names) -> list[str] | None:
 
 
 def _text_holds(column: pa.Array, names: Names) -> bool:
-    from avrec_ray.feedback.arrow_names import strings_in
-
     for strings in strings_in(column):
         plain = strings.cast(pa.large_string())
         buffer = plain.buffers()[2]
@@ -188,11 +188,8 @@ def _scan_sqlite(path: Path, names: Names, scan: Scan) -> Iterator[str]:
         for table in tables:
             cursor = connection.execute('SELECT * FROM "{}"'.format(table.replace('"', '""')))
             columns = [c[0] for c in cursor.description]
-            found = sorted(
-                n
-                for n in _columns_with(iter(lambda c=cursor: c.fetchmany(_ROWS), []), names)
-                if columns[n] not in OTHER_THINGS
-            )
+            hit = _columns_with(_parts(cursor), names)
+            found = sorted(number for number in hit if columns[number] not in OTHER_THINGS)
             yield from (f", table {table}, column {columns[number]}" for number in found)
             hits += len(found)
             scan.num_tables += 1
@@ -200,6 +197,11 @@ def _scan_sqlite(path: Path, names: Names, scan: Scan) -> Iterator[str]:
     # Pages that were freed. Fields lie side by side in them: a name may seem part of a longer one that is there.
     if not hits and not longer and _bytes_hold(path, names, is_packed=True):
         yield ", freed pages"
+
+
+def _parts(cursor: sqlite3.Cursor) -> Iterator[list[Any]]:
+    while rows := cursor.fetchmany(_ROWS):
+        yield rows
 
 
 def _has_longer(connection: sqlite3.Connection, table: str, names: Names) -> bool:
@@ -244,7 +246,7 @@ def _bytes_hold(path: Path, names: Names, is_packed: bool = False) -> bool:
 
 
 def _values_hold(path: Path, names: Names) -> bool:
-    """For names too short to be searched for in bytes: the values of JSON, JSON lines and CSV."""
+    """The values of JSON, JSON lines and CSV: names that are too short for bytes, or written there with escapes."""
     if path.suffix not in (".json", ".jsonl", ".csv", ".tsv"):
         return False
     text = path.read_text(errors="replace")

@@ -1,7 +1,7 @@
 """The event store: durable before the answer, once per `event_id`, one user's history in one indexed read."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,7 @@ from avrec_ray.feedback import backup, bulk, erasure, impressions, upkeep
 from avrec_ray.feedback.appending import Appended, Appender, Rejection
 from avrec_ray.feedback.database import write
 from avrec_ray.feedback.erased import ErasedUsers, erased_users, marks
+from avrec_ray.feedback.erasure_scan import Scan, scan_database
 from avrec_ray.feedback.histories import Histories
 from avrec_ray.feedback.impressions import START, Impression, Watermark
 from avrec_ray.feedback.pseudonyms import Pseudonyms
@@ -168,6 +169,10 @@ class EventStore:
         with write(self._engine) as connection:
             key = receipt_key(connection, self.pseudonyms)
         verify_receipt(receipt, key, None if user_id is None else self.pseudonyms.core(user_id))
+
+    def scan(self, names: Iterable[str], scan: Scan) -> None:
+        """Look through every row of every table of the database for users' names; what is found is added to `scan`."""
+        scan_database(self._engine, names, scan)
 
     def user_data(self, user_id: str) -> dict[str, Any]:
         """All that is kept of a user, as JSON values: events and impressions in server order, times as ISO 8601."""

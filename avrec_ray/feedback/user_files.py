@@ -181,7 +181,7 @@ def _erase_from_json(path: Path, names: pa.Array) -> int:
 
 
 def _erase_json_lines(path: Path, names: pa.Array) -> int:
-    wanted = {json.dumps(name) for name in names.to_pylist()}
+    wanted = {json.dumps(name, ensure_ascii=escaped) for name in names.to_pylist() for escaped in (True, False)}
     return _erase_lines(path, lambda line: any(name in line for name in wanted))
 
 
