@@ -69,6 +69,8 @@ def note_files(engine: sa.Engine, pseudonyms: Pseudonyms, name: str, removed: di
         query = sa.select(erasures.c.tombstone, erasures.c.receipt)
         row = connection.execute(query.where(erasures.c.tombstone.in_(pseudonyms.tombstones(name)))).one()
         before, key = from_json(row.receipt), receipt_key(connection, pseudonyms)
+        if not removed and FILES_PENDING not in before.pending:
+            return before
         counts = dict(before.removed)
         for place, count in removed.items():
             counts[place] = counts.get(place, 0) + count
