@@ -32,6 +32,7 @@ PENDING = (
 
 def erase(engine: sa.Engine, pseudonyms: Pseudonyms, name: str, now_seconds: float) -> Receipt:
     """See EventStore.erase."""
+    name = pseudonyms.stored(name)
     tombstone = _bury(engine, pseudonyms, name, now_seconds)
     crash_point("erase.tombstone")
     return finish(engine, pseudonyms, name, tombstone)
@@ -138,7 +139,6 @@ def _owners(connection: sa.Connection, pseudonyms: Pseudonyms) -> dict[str, str]
 
 def _bury(engine: sa.Engine, pseudonyms: Pseudonyms, name: str, now_seconds: float) -> str:
     """Leave a tombstone; that of a user who did nothing since the last erasure stays as it is."""
-    pseudonyms.check_name(name)
     aliases, tombstones = pseudonyms.aliases(name), pseudonyms.tombstones(name)
     with both_locks(engine) as connection:
         require_writable(connection, pseudonyms)

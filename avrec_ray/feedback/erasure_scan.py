@@ -11,6 +11,7 @@ import io
 import json
 import mmap
 import os
+import re
 import sqlite3
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from avrec_ray.feedback.arrow_names import OTHER_THINGS, may_hold_names, names_a
 from avrec_ray.feedback.user_files import MIN_WORD_CHARS
 
 _ROWS = 50_000
+_PSEUDONYM = re.compile(rb"v[1-9][0-9]{0,5}:[0-9a-f]{32}")
 _WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _SIDE_FILES = ("-wal", "-journal", "-shm")
 
@@ -63,10 +65,17 @@ class Names:
         self.array = pa.array(sorted(self.all), pa.string())
         self.long = sorted(name.encode("utf-8", "surrogatepass") for name in self.all if len(name) >= MIN_WORD_CHARS)
         self.num_short = len(self.all) - len(self.long)
+        self._pseudonyms = frozenset(name for name in self.long if _PSEUDONYM.fullmatch(name))
+        self._others = [name for name in self.long if name not in self._pseudonyms]
 
     def are_in(self, data: Any, is_packed: bool = False) -> bool:
         """Whether bytes hold one of the long names, as a word; `is_packed`: also with a letter beside it."""
-        return any(is_packed or _is_word(data, start, len(name)) for name in self.long for start in _places(data, name))
+        # Pseudonyms are found in one pass, however many they are; they have one length, and none is part of another.
+        if self._pseudonyms and any(found[0] in self._pseudonyms for found in _PSEUDONYM.finditer(data)):
+            return True
+        return any(
+            is_packed or _is_word(data, start, len(name)) for name in self._others for start in _places(data, name)
+        )
 
     def is_value(self, value: object) -> bool:
         """Whether a value of a table is one of the names, or a text or blob with a long one in it."""

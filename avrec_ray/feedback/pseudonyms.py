@@ -166,11 +166,15 @@ class Pseudonyms:
         return self._cores([name])[0]
 
     def check_name(self, name: str) -> None:
-        """Raise FeedbackError for what is no stored name: an id must not get into a store that has keys."""
-        if self.versions and not name.startswith(f"v{self.newest}:"):
-            found = _PSEUDONYM.fullmatch(name)
-            if found is None or int(found[1]) not in self.versions:
-                raise FeedbackError("event store: got a user id, expected a pseudonym; this is a bug of the caller")
+        """Raise FeedbackError for what is no name to store: an id, or a name under a key that does not write.
+
+        An id must not get into a store that has keys.
+        """
+        if self.versions and not (name.startswith(f"v{self.newest}:") and is_pseudonym(name)):
+            raise FeedbackError(
+                f"event store: got a user id, or a name of another key, expected a pseudonym of key {self.newest}; "
+                "this is a bug of the caller"
+            )
 
     def check_value(self, version: int) -> str:
         """By this a store tells a key from another of the same version."""

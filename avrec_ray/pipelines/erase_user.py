@@ -79,10 +79,8 @@ def _counts(removed: Mapping[str, int], num_users: int) -> dict[str, int]:
 
 def _erase_from_artifacts(loop: Loop, names: Sequence[str]) -> dict[str, int]:
     """Artifacts that an MLflow server keeps elsewhere; those under storage_path are files like others."""
-    if not loop.tracking_config.uri:
-        return {}
     removed: dict[str, int] = {}
-    for run_id, place in loop.tracking.kept_elsewhere(loop.storage.root):
+    for run_id, place in _kept_elsewhere(loop):
         with tempfile.TemporaryDirectory() as folder:
             fetched = loop.tracking.fetch_artifacts(run_id, ARTIFACTS, Path(folder))
             changed = erase_from_files(Path(folder), names) if fetched else {}
@@ -94,9 +92,18 @@ def _erase_from_artifacts(loop: Loop, names: Sequence[str]) -> dict[str, int]:
     return removed
 
 
+def _kept_elsewhere(loop: Loop) -> list[tuple[str, str]]:
+    """Runs with artifacts outside of the storage path; where MLflow is embedded there are none."""
+    return list(loop.tracking.kept_elsewhere(loop.storage.root)) if loop.tracking_config.uri else []
+
+
 def _scan(loop: Loop, store: EventStore, names: Sequence[str]) -> None:
     scan = scan_folder(loop.storage.root, names)
     store.scan(names, scan)
+    for run_id, place in _kept_elsewhere(loop):
+        with tempfile.TemporaryDirectory() as folder:
+            loop.tracking.fetch_artifacts(run_id, ARTIFACTS, Path(folder))
+            scan.found += [f"{place}/{found}" for found in scan_folder(Path(folder), names).found]
     for line in scan.lines():
         loop.echo(line)
     if scan.found:

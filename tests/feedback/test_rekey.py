@@ -183,7 +183,7 @@ def test_writers_of_a_retired_key_are_told_to_restart(url: str, new_url: Callabl
 
 def test_ids_do_not_get_into_a_store_with_keys(url: str) -> None:
     store = EventStore(url, pseudonyms=OLD)
-    with pytest.raises(FeedbackError, match="expected a pseudonym; this is a bug"):
+    with pytest.raises(FeedbackError, match="expected a pseudonym of key 1; this is a bug"):
         store.append([Event("alice", "i", "like", NOW, event_id="e")], NOW)
     with pytest.raises(FeedbackError, match="expected a pseudonym"):
         store.record_impressions([Impression("r", "alice", "i", 1, None, "v", "", "", NOW)])

@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from avrec_ray.bundle import load_bundle
+from avrec_ray.cluster_config import TrackingConfig
 from avrec_ray.errors import ConfigError, StageError
 from avrec_ray.feedback.erasure_scan import scan_folder
 from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.receipts import from_json, to_json
 from avrec_ray.pipelines import erase_user, export_user, load_events, prepare, rotate_user_keys, split
-from avrec_ray.pipelines.stage import forget_record
+from avrec_ray.pipelines.stage import Loop, forget_record
+from avrec_ray.pipelines.storage import Storage
 from tests.feedback.conftest import postgres_server  # noqa: F401  the fixture
 from tests.pipelines.user_world import World, build_world, open_world, tables_of, without
 
@@ -111,6 +113,28 @@ def test_export_of_a_user_and_refused_settings(tmp_path: Path, monkeypatch: pyte
     erase_user.run(world.loop(), world.job)
     data = export_user.run(world.loop(), world.job)
     assert (data["events"], data["impressions"], data["profile"]) == ([], [], None)
+
+
+def test_artifacts_that_mlflow_keeps_elsewhere_are_changed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVREC_USER_KEYS", KEYS[1])
+    world, kept = build_world(tmp_path / "run", 12), tmp_path / "elsewhere"
+    kept.mkdir()
+    elsewhere = TrackingConfig(uri=f"sqlite:///{kept / 'mlflow.db'}")
+    loop = Loop(Storage.at(str(world.root)), elsewhere, "elsewhere", echo=lambda _: None)
+    loop.parent.artifact(world.root / "evaluation" / "recommendations.parquet", "evaluation")
+    loop.tracking.register(loop.parent, world.root / "bundle" / "v-1", "v-1", {})
+    loop.tracking.start("without artifacts", {})
+    world.job.user = world.users[0]
+    name = OLD.of(world.users[0])
+    assert len(scan_folder(kept, [name]).found) == 2
+    (receipt,) = erase_user.run(loop, world.job)
+    assert scan_folder(kept, [name]).found == []
+    assert len(scan_folder(kept, [OLD.of(world.users[1])]).found) == 1
+    assert sum(place.endswith("/bundle/users.parquet") for place in receipt.removed) == 1
+    (bundle,) = kept.rglob("bundle")
+    load_bundle(bundle)
 
 
 def test_rotation_renames_everything_and_loses_nothing(
