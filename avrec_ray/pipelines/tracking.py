@@ -170,12 +170,16 @@ class Tracking:
                 return
 
     def fetch_artifacts(self, run_id: str, names: Sequence[str], folder: Path) -> list[Path]:
-        """Copies of those of the named artifacts that a run kept."""
+        """Copies, <folder>/<name> each, of those of the named artifacts that a run kept."""
         found = []
         for name in names:
             parent, _, _ = name.rpartition("/")
             if any(kept.path == name for kept in self.client.list_artifacts(run_id, parent or None)):
-                found.append(Path(self.client.download_artifacts(run_id, name, str(folder))))
+                fetched, wanted = Path(self.client.download_artifacts(run_id, name, str(folder))), folder / name
+                if fetched != wanted:  # a file may come without the folder in its name
+                    wanted.parent.mkdir(parents=True, exist_ok=True)
+                    fetched.rename(wanted)
+                found.append(wanted)
         return found
 
     def replace_artifact(self, run_id: str, folder: Path, name: str) -> None:

@@ -45,7 +45,8 @@ def test_fifty_users_are_gone_and_the_rest_is_as_before(
         monkeypatch.setenv("AVREC_USER_KEYS", KEYS[1])
     world = build_world(tmp_path / "run", 200, url)
     gone = world.users[::4]
-    stored = [world.store().pseudonyms.of(user) for user in gone]
+    names = Pseudonyms.from_environment()
+    stored = [names.of(user) for user in gone]
     before = tables_of(world)
     assert len(before) == 14
     planted = scan_folder(world.root, all_names(gone))
