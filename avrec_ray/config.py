@@ -97,14 +97,14 @@ class JobConfig:
     """Folder or models:/name@alias, for jobs that read a bundle; empty: the newest under storage_path (jobs.serve: the
     champion)."""
     users: str = ""
-    """jobs.recommend: Parquet with a column user_id."""
+    """jobs.recommend, jobs.erase_user: Parquet with a column user_id."""
     candidates: str = ""
     """jobs.recommend: Parquet with a column item_id; empty: the whole catalogue. jobs.evaluate: what lists could hold;
     empty: unknown, and no AUC, coverage or Gini."""
     k: int = 20
     """jobs.recommend: length of a list."""
     output: str = ""
-    """jobs.recommend: Parquet to write."""
+    """jobs.recommend: Parquet to write. jobs.export_user, jobs.erase_user: JSON to write; empty: print."""
     recommendations: str = ""
     """jobs.evaluate: a recommendations table to score instead of a bundle."""
     truth: str = ""
@@ -124,6 +124,10 @@ class JobConfig:
     """jobs.decode_media --estimate: say what decoding would take, and decode no more than a sample."""
     estimate_items: int = 32
     """Items of that sample."""
+    user: str = ""
+    """jobs.erase_user, jobs.export_user: id of a user, as clients know it."""
+    scan: bool = True
+    """jobs.erase_user: look through every file and table afterwards, and fail if a user is found."""
     once: bool = False
     """jobs.demo: ask one request, print the answer and end."""
 

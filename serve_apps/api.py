@@ -33,6 +33,7 @@ from serve_apps.schemas import (
     RankResponse,
     RecommendRequest,
 )
+from serve_apps.users import add_user_routes
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (401, 403, 413, 422, 503)
@@ -68,6 +69,7 @@ def create_api(
     _add_list_routes(guarded, flow, log)
     _add_item_routes(guarded, flow)
     _add_feedback_route(guarded, inbox)
+    add_user_routes(guarded, flow.users)
     api.include_router(guarded)
     if not digests:  # whoever may reach a service with keys needs no page that explains it
         api.get("/docs", include_in_schema=False)(lambda: HTMLResponse(docs_html(api.openapi())))
@@ -79,18 +81,19 @@ def _add_list_routes(router: APIRouter, flow: RequestFlow, log: ImpressionLog) -
     @router.post("/v1/recommend")
     async def recommend(body: RecommendRequest) -> ListResponse:
         """A list for a user, a session, or both."""
+        user_id = None if body.user_id is None else flow.users.stored(body.user_id)
         query = Query(
-            user_id=body.user_id,
+            user_id=user_id,
             k=body.k,
             filters=body.filters.to_filters(),
             diversity=body.diversity,
             explain=body.explain,
         )
-        session = [event.to_event(body.user_id or "") for event in body.session]
+        session = [event.to_event(user_id or "") for event in body.session]
         served = await flow.recommend(query, session, body.deadline_ms)
         response = list_response(flow.catalogue, served, body.explain)
-        if body.user_id is not None:  # a list that was shown to nobody known teaches nothing
-            log.add(impressions_of(response, body.user_id, time.time()))
+        if user_id is not None:  # a list that was shown to nobody known teaches nothing
+            log.add(impressions_of(response, user_id, time.time()))
         return response
 
     @router.post("/v1/rank")
@@ -98,10 +101,11 @@ def _add_list_routes(router: APIRouter, flow: RequestFlow, log: ImpressionLog) -
         """The given items in the order that suits the user."""
         item_ids = list(dict.fromkeys(body.items))
         known = [item_id for item_id in item_ids if flow.catalogue.idx(item_id) is not None]
-        served = await flow.rank(body.user_id, known, body.explain, body.deadline_ms)
+        user_id = flow.users.stored(body.user_id)
+        served = await flow.rank(user_id, known, body.explain, body.deadline_ms)
         unknown = [item_id for item_id in item_ids if flow.catalogue.idx(item_id) is None]
         response = rank_response(flow.catalogue, served, body.explain, unknown)
-        log.add(impressions_of(response, body.user_id, time.time()))
+        log.add(impressions_of(response, user_id, time.time()))
         return response
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from avrec_ray.bundle import Catalogue, load_catalogue
 from avrec_ray.config import JobConfig
+from avrec_ray.errors import ConfigError
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.pipelines.full_loop import MLFLOW_UI_URL
 from avrec_ray.types import POSITIVE_EVENTS, Event
@@ -22,6 +23,10 @@ def show(url: str, bundle: Path, events_url: str, say: Callable[[str], None] = p
     catalogue = load_catalogue(bundle)
     store = EventStore(events_url)
     try:
+        if store.pseudonyms.is_keyed:
+            raise ConfigError(
+                "the demo asks for users by their ids, which a store with user keys does not have; unset them"
+            )
         users = example_users(store)
         for user in users:
             say(f"\n{user} watched   " + "; ".join(watched_titles(store.history(user, 200), catalogue)))

@@ -24,6 +24,7 @@ from avrec_ray.types import Candidate, Event, Query, RankedItem
 from serve_apps.answers import Models, RankAnswer
 from serve_apps.metrics import GatewayMetrics
 from serve_apps.popular import PopularItems
+from serve_apps.users import LoadProfiles, UserDoor
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,12 @@ class RequestFlow:
         metrics: GatewayMetrics | None = None,
         known_users: Collection[str] = frozenset(),
         rules: RuleEffects | None = None,
+        load_profiles: LoadProfiles = lambda: None,
     ) -> None:
-        """`known_users`: those of whom the models know something without a history; `rules`: for what they block."""
+        """`known_users`: those of whom the models know something without a history; `rules`: for what they block.
+
+        `load_profiles` reads what that is, for a user who asks.
+        """
         self.models = models
         self.store = store
         self.catalogue = catalogue
@@ -78,7 +83,7 @@ class RequestFlow:
         self.index_version = index_version
         self.metrics = metrics or GatewayMetrics()
         self._popular = PopularItems(catalogue)
-        self._known_users = known_users
+        self.users = UserDoor(store, known_users, load_profiles)
         self._rules = rules or RuleEffects((), catalogue)
         self._history_length = history_length
         self._deadline_ms = deadline_ms
@@ -88,17 +93,18 @@ class RequestFlow:
     async def recommend(self, query: Query, session: Sequence[Event], deadline_ms: int | None) -> Served:
         """A list for `query`, whose history is read from the store and then extended by `session`."""
         served = self._open(deadline_ms)
-        query = dataclasses.replace(query, history=await self._history(served, query.user_id, session))
-        self._mark_unknown(served, query.user_id, query.history)
+        name, history = await self._history(served, query.user_id, session)
+        query = dataclasses.replace(query, user_id=name, history=history)
+        self._mark_unknown(served, name, history)
         served.items = await self._personal(served, query) or []
         return self._close(served)
 
     async def rank(self, user_id: str, item_ids: Sequence[str], explain: bool, deadline_ms: int | None) -> Served:
         """The given items of the catalogue, in the order that suits the user."""
         served = self._open(deadline_ms)
-        history = await self._history(served, user_id, ())
-        self._mark_unknown(served, user_id, history)
-        query = Query(user_id=user_id, history=history, k=len(item_ids), explain=explain)
+        name, history = await self._history(served, user_id, ())
+        self._mark_unknown(served, name, history)
+        query = Query(user_id=name, history=history, k=len(item_ids), explain=explain)
         scored = await self._stage(served, "match", lambda: self.models.score(query, item_ids))
         if scored is None or not self._same_model(served, scored.model_version):
             served.items = self._popular.rank(item_ids)
@@ -141,19 +147,25 @@ class RequestFlow:
         self._readers.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
-    async def _history(self, served: Served, user_id: str | None, session: Sequence[Event]) -> tuple[Event, ...]:
-        stored: tuple[Event, ...] | None = ()
+    async def _history(
+        self, served: Served, user_id: str | None, session: Sequence[Event]
+    ) -> tuple[str | None, tuple[Event, ...]]:
+        """The user's name for the models, and the history. Without the store nobody knows who was erased."""
+        read: tuple[str, tuple[Event, ...]] | None = None
         if user_id is not None:
             loop = asyncio.get_running_loop()
-            read = self.store.history
-            stored = await self._stage(
-                served, "profile", lambda: loop.run_in_executor(self._readers, read, user_id, self._history_length)
+            read = await self._stage(
+                served,
+                "profile",
+                lambda: loop.run_in_executor(self._readers, self.users.read, user_id, self._history_length),
             )
-        return with_session(stored or (), session, time.time())
+        unread = None if self.users.known(user_id) else user_id
+        name, stored = read or (unread, ())
+        return name, with_session(stored, session, time.time())
 
     def _mark_unknown(self, served: Served, user_id: str | None, history: Sequence[Event]) -> None:
         """A history without one item of this catalogue tells the models nothing, like none at all."""
-        if "profile_unavailable" in served.degraded or user_id in self._known_users:
+        if "profile_unavailable" in served.degraded or self.users.known(user_id):
             return
         if not any(e.event != "impression" and self.catalogue.idx(e.item_id) is not None for e in history):
             served.lack("unknown_user")

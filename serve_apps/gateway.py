@@ -44,6 +44,7 @@ class GatewayDeployment:
             history_length=max(cfg.feedback.history_length, metadata.towers.history_length),
             deadline_ms=cfg.deadline_ms,
             known_users=known_users(load_bundle_profiles(cfg.bundle)),
+            load_profiles=lambda: load_bundle_profiles(cfg.bundle),
             rules=RuleEffects(load_rules(cfg.policy.rules) if cfg.policy.rules else (), catalogue),
         )
         self._api = create_api(flow, cfg.feedback, digests, cfg.max_body_bytes)

@@ -1,6 +1,7 @@
 """Feedback: events checked one by one, stored together, acknowledged when they are on disk."""
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
@@ -65,7 +66,8 @@ class Inbox:
         events, rejected = {}, []
         for index, values in enumerate(submitted):
             try:
-                events[index] = read_event(values, received_at_seconds, self._cfg.max_clock_skew_seconds)
+                event = read_event(values, received_at_seconds, self._cfg.max_clock_skew_seconds)
+                events[index] = dataclasses.replace(event, user_id=self._store.pseudonyms.of(event.user_id))
             except FeedbackError as error:
                 rejected.append(RejectionBody(index=index, reason=str(error)))
         return events, rejected

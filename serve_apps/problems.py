@@ -57,7 +57,8 @@ async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    logger.error("%s failed", request.scope.get("path"), exc_info=error)
+    # The template, not the path: a path may name a user.
+    logger.error("%s failed", getattr(request.scope.get("route"), "path", "a request"), exc_info=error)
     return problem(500, "The service made a mistake; its log says which.")
 
 

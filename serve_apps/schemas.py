@@ -213,6 +213,29 @@ class CatalogueItem(BaseModel):
     model_version: str
 
 
+class Receipt(BaseModel):
+    """A signed receipt of an erasure; it names nobody. See docs/privacy.md."""
+
+    subject: str
+    erased_at: str
+    issued_at: str
+    removed: dict[str, int]
+    pending: list[str]
+    key_id: str
+    signature: str
+
+
+class UserData(BaseModel):
+    """All that is kept of one user."""
+
+    user_id: str
+    stored_as: str
+    erased_at: str | None = Field(description="When the user was erased; what is below came later.")
+    events: list[dict[str, Any]]
+    impressions: list[dict[str, Any]]
+    profile: dict[str, Any] | None = Field(description="What the served bundle knows besides events.")
+
+
 class Problem(BaseModel):
     """application/problem+json (RFC 9457)."""
 

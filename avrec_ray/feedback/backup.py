@@ -14,10 +14,12 @@ import sqlalchemy as sa
 from avrec_ray.durable import sync
 from avrec_ray.errors import FeedbackError
 from avrec_ray.feedback.database import IMPRESSIONS_LOCK, snapshot, write
-from avrec_ray.feedback.tables import SCHEMA_VERSION, events, impressions
+from avrec_ray.feedback.pseudonyms import Pseudonyms
+from avrec_ray.feedback.tables import SCHEMA_VERSION, erased_events, erasures, events, impressions
+from avrec_ray.feedback.user_keys import ACTIVE, RETIRED, KeyState, check_keys, read_keys, set_state
 
 MANIFEST = "backup.json"
-TABLES = (events, impressions)
+TABLES = (events, impressions, erasures, erased_events)
 ROWS_PER_GROUP = 50_000
 _ARROW_TYPES: dict[type[Any], pa.DataType] = {
     sa.BigInteger: pa.int64(),
@@ -39,6 +41,7 @@ def backup(engine: sa.Engine, folder: Path) -> None:
     manifest: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "tables": {}}
     try:
         with snapshot(engine) as connection:
+            manifest["user_keys"] = {str(v): [k.is_active, k.check_value] for v, k in read_keys(connection).items()}
             for table in TABLES:
                 num_rows = _dump(connection, table, part / f"{table.name}.parquet")
                 manifest["tables"][table.name] = {"num_rows": num_rows, "last_seq": _last_seq(connection, table)}
@@ -53,9 +56,12 @@ def backup(engine: sa.Engine, folder: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def restore(engine: sa.Engine, folder: Path) -> int:
+def restore(engine: sa.Engine, pseudonyms: Pseudonyms, folder: Path) -> int:
     """See EventStore.restore."""
-    manifest = _read_manifest(folder)
+    manifest, user_keys = _read_manifest(folder)
+    check_keys(user_keys, pseudonyms)
+    if pseudonyms.is_keyed and not user_keys and manifest["events"]["num_rows"] + manifest["impressions"]["num_rows"]:
+        raise FeedbackError(f"{folder} holds users under their own ids; restore it without keys, then rotate to them")
     with write(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(IMPRESSIONS_LOCK)))
@@ -65,13 +71,18 @@ def restore(engine: sa.Engine, folder: Path) -> int:
         for table in TABLES:
             _load(connection, table, folder / f"{table.name}.parquet")
             _set_last_seq(connection, table, manifest[table.name]["last_seq"])
+        for version, key in user_keys.items():
+            if version not in read_keys(connection):
+                set_state(connection, pseudonyms, version, ACTIVE if key.is_active else RETIRED)
     return int(manifest["events"]["num_rows"])
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> tuple[dict[str, Any], dict[int, KeyState]]:
+    """What it says of each table, and the keys of the users in it."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         version, tables = manifest["schema_version"], manifest["tables"]
+        user_keys = {int(v): KeyState(*values) for v, values in manifest.get("user_keys", {}).items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FeedbackError(f"{folder} holds no backup of an event store: {MANIFEST} is missing or torn") from error
     if version != SCHEMA_VERSION:
@@ -83,7 +94,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         path = folder / f"{table.name}.parquet"
         if not path.is_file() or _digest(path) != tables[table.name]["sha256"]:
             raise FeedbackError(f"{path} is missing or not what was backed up; take another backup")
-    return dict(tables)
+    return dict(tables), user_keys
 
 
 def _dump(connection: sa.Connection, table: sa.Table, path: Path) -> int:

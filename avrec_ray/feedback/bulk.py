@@ -1,5 +1,6 @@
 """Whole tables in and out of the event store."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +10,16 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from avrec_ray.feedback.database import write
+from avrec_ray.feedback.database import snapshot, write
+from avrec_ray.feedback.erased import not_erased, refused_events
 from avrec_ray.feedback.events import fingerprint_of
+from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.tables import events
+from avrec_ray.feedback.user_keys import require_writable
 from avrec_ray.types import INTERACTIONS, Event, check_interactions
 
+CONTENT_ID_PREFIX = "row-"
+_IDS_PER_QUERY = 500
 ROWS_PER_TRANSACTION = 50_000
 """Bounds memory, and how long an import keeps other writers waiting (about a second)."""
 
@@ -24,22 +30,32 @@ def insert_ignoring_known(connection: sa.Connection) -> Any:
     return make(events).on_conflict_do_nothing(index_elements=["event_id"])
 
 
-def import_interactions(engine: sa.Engine, table: pa.Table, received_at_seconds: float) -> int:
+def import_interactions(engine: sa.Engine, pseudonyms: Pseudonyms, table: pa.Table, received_at_seconds: float) -> int:
     """See EventStore.import_interactions."""
-    checked = check_interactions(table).select(INTERACTIONS.names)
-    occurrences: dict[bytes, int] = {}
+    checked = pseudonyms.table(check_interactions(table).select(INTERACTIONS.names))
+    counted: list[dict[bytes, int]] = [{} for _ in range(max(1, len(pseudonyms.versions)))]
     added = 0
     for start in range(0, checked.num_rows, ROWS_PER_TRANSACTION):
         part = checked.slice(start, ROWS_PER_TRANSACTION)
-        rows = list(_rows(part, occurrences, round(received_at_seconds * 1e6)))
+        rows = list(_rows(part, pseudonyms, counted, round(received_at_seconds * 1e6)))
         with write(engine) as connection:
+            require_writable(connection, pseudonyms)
+            left_out = refused_events(connection, pseudonyms, rows).keys() | _known_by_older_ids(connection, rows)
+            wanted = [{k: row[k] for k in row if k != _OLDER_IDS} for row in rows if row["event_id"] not in left_out]
             before = _count(connection)
-            connection.execute(insert_ignoring_known(connection), rows)
+            if wanted:
+                connection.execute(insert_ignoring_known(connection), wanted)
             added += _count(connection) - before
     return added
 
 
-def _rows(table: pa.Table, occurrences: dict[bytes, int], received_us: int) -> Iterator[dict[str, Any]]:
+_OLDER_IDS = "older_ids"
+"""Beside a row whose id was made from its content: what that id is under older keys."""
+
+
+def _rows(
+    table: pa.Table, pseudonyms: Pseudonyms, counted: list[dict[bytes, int]], received_us: int
+) -> Iterator[dict[str, Any]]:
     columns = [table[name].to_pylist() for name in INTERACTIONS.names if name != "at"]
     at_us = table["at"].cast(pa.int64()).to_pylist()
     for at, user_id, item_id, name, watch_seconds, value, event_id, request_id, position in zip(
@@ -47,8 +63,9 @@ def _rows(table: pa.Table, occurrences: dict[bytes, int], received_us: int) -> I
     ):
         event = Event(user_id, item_id, name, at / 1e6, watch_seconds, value, event_id, request_id, position)
         fingerprint = fingerprint_of(event)
+        made_id, *older_ids = (event_id,) if event_id else _content_ids(event, fingerprint, pseudonyms, counted)
         yield {
-            "event_id": event_id or _content_id(fingerprint, occurrences),
+            "event_id": made_id,
             "user_id": user_id,
             "item_id": item_id,
             "event": name,
@@ -59,25 +76,51 @@ def _rows(table: pa.Table, occurrences: dict[bytes, int], received_us: int) -> I
             "request_id": request_id,
             "position": position,
             "fingerprint": fingerprint,
+            _OLDER_IDS: older_ids,
         }
 
 
-def _content_id(fingerprint: bytes, occurrences: dict[bytes, int]) -> str:
-    """An id from a row's content; the n-th of several equal rows differs from the others, in every import alike."""
-    nth = occurrences.get(fingerprint, 0)
-    occurrences[fingerprint] = nth + 1
-    return "row-" + hashlib.sha256(fingerprint + nth.to_bytes(4, "big")).hexdigest()[:32]
+def _content_ids(
+    event: Event, fingerprint: bytes, pseudonyms: Pseudonyms, counted: list[dict[bytes, int]]
+) -> tuple[str, ...]:
+    """Ids from a row's content under each key; the n-th of several equal rows differs, in every import alike."""
+    older = [dataclasses.replace(event, user_id=alias) for alias in pseudonyms.aliases(event.user_id)[1:]]
+    prints = [fingerprint, *map(fingerprint_of, older)]
+    return tuple(content_id(print_, _next(counts, print_)) for print_, counts in zip(prints, counted, strict=True))
 
 
-def export_interactions(engine: sa.Engine, after_watermark: int) -> tuple[pa.Table, int]:
+def _next(counts: dict[bytes, int], fingerprint: bytes) -> int:
+    nth = counts.get(fingerprint, 0)
+    counts[fingerprint] = nth + 1
+    return nth
+
+
+def _known_by_older_ids(connection: sa.Connection, rows: list[dict[str, Any]]) -> set[str]:
+    """Rows that an import under an older key left in the store, and whose key was not changed yet."""
+    owner = {older: row["event_id"] for row in rows for older in row[_OLDER_IDS]}
+    known: set[str] = set()
+    ids = list(owner)
+    for start in range(0, len(ids), _IDS_PER_QUERY):
+        query = sa.select(events.c.event_id).where(events.c.event_id.in_(ids[start : start + _IDS_PER_QUERY]))
+        known |= {owner[older] for older in connection.execute(query).scalars()}
+    return known
+
+
+def content_id(fingerprint: bytes, nth: int) -> str:
+    """`event_id` of an imported row that had none: from its content, and which of several equal rows it is."""
+    return CONTENT_ID_PREFIX + hashlib.sha256(fingerprint + nth.to_bytes(4, "big")).hexdigest()[:32]
+
+
+def export_interactions(engine: sa.Engine, pseudonyms: Pseudonyms, after_watermark: int) -> tuple[pa.Table, int]:
     """See EventStore.export_interactions."""
     query = sa.select(events).where(events.c.seq > after_watermark).order_by(events.c.seq)
     tables, watermark = [], after_watermark
-    with engine.connect() as connection:
+    with snapshot(engine) as connection:
         found = connection.execution_options(stream_results=True).execute(query)
         for rows in found.partitions(ROWS_PER_TRANSACTION):
-            tables.append(_table(rows))
             watermark = rows[-1].seq
+            if kept := not_erased(connection, pseudonyms, rows):
+                tables.append(pseudonyms.table(_table(kept)))
     return pa.concat_tables(tables) if tables else INTERACTIONS.empty_table(), watermark
 
 

@@ -116,6 +116,7 @@ def _prepare_sqlite(engine: sa.Engine, busy_timeout_ms: int) -> None:
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
         _turn_wal_on(connection, busy_timeout_ms)
         connection.execute("PRAGMA synchronous = FULL")  # NORMAL would lose the last commits when power fails
+        connection.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten, not only forgotten
 
     @sa.event.listens_for(engine, "begin")
     def send_begin(connection: sa.Connection) -> None:

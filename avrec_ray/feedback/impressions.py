@@ -14,9 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from avrec_ray.errors import FeedbackError
-from avrec_ray.feedback.database import IMPRESSIONS_LOCK, write
+from avrec_ray.feedback.database import IMPRESSIONS_LOCK, snapshot, write
+from avrec_ray.feedback.erased import marks, not_erased
 from avrec_ray.feedback.events import MAX_ID_CHARS, is_clean_text
+from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.tables import events, impressions
+from avrec_ray.feedback.user_keys import require_writable
 
 ROWS_PER_PART = 50_000
 _TIME = pa.timestamp("us", tz="UTC")
@@ -93,29 +96,46 @@ class Watermark:
 START = Watermark()
 
 
-def record(engine: sa.Engine, shown: Sequence[Impression]) -> int:
+def record(engine: sa.Engine, pseudonyms: Pseudonyms, shown: Sequence[Impression]) -> int:
     """See EventStore.record_impressions."""
     rows = {(i.request_id, i.item_id): _row(i) for i in shown}
     if len(rows) < len(shown):
         raise FeedbackError("impressions: an item comes twice in one request; a list holds an item once")
+    for impression in shown:
+        pseudonyms.check_name(impression.user_id)
     if not rows:
         return 0
     with write(engine, IMPRESSIONS_LOCK) as connection:
+        require_writable(connection, pseudonyms)
+        erased = marks(connection, pseudonyms, (i.user_id for i in shown))
+        # A list that was made before its user was erased, and is kept after: it would be of nobody's history.
+        rows = {
+            k: r for k, r in rows.items() if r["user_id"] not in erased or r["at_us"] > erased[r["user_id"]].erased_us
+        }
+        if not rows:
+            return 0
         make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
         insert = make(impressions).on_conflict_do_nothing(index_elements=["request_id", "item_id"])
         returning = insert.returning(impressions.c.request_id, impressions.c.item_id)
         added = {(r.request_id, r.item_id) for r in connection.execute(returning, list(rows.values()))}
-        _check_same(connection, {key: row for key, row in rows.items() if key not in added})
+        _check_same(connection, pseudonyms, {key: row for key, row in rows.items() if key not in added})
     return len(added)
 
 
-def _check_same(connection: sa.Connection, known: dict[tuple[str, str], dict[str, Any]]) -> None:
+def _check_same(
+    connection: sa.Connection, pseudonyms: Pseudonyms, known: dict[tuple[str, str], dict[str, Any]]
+) -> None:
     """Within the transaction, which an error rolls back: a changed list keeps nothing of itself."""
     for request_id in {request_id for request_id, _ in known}:
         query = sa.select(impressions).where(impressions.c.request_id == request_id)
         for found in connection.execute(query).mappings():
             row = known.get((request_id, found["item_id"]))
-            changed = [] if row is None else [name for name in row if row[name] != found[name] and name != "at_us"]
+            if row is None:
+                continue
+            row = (
+                {**row, "user_id": found["user_id"]} if found["user_id"] in pseudonyms.aliases(row["user_id"]) else row
+            )
+            changed = [name for name in row if row[name] != found[name] and name != "at_us"]
             if changed:
                 raise FeedbackError(
                     f"impressions: request {request_id!r} is kept with another {changed[0]} of {found['item_id']!r}; "
@@ -137,23 +157,24 @@ def _row(shown: Impression) -> dict[str, Any]:
     }
 
 
-def export(engine: sa.Engine, after_watermark: int) -> tuple[pa.Table, int]:
+def export(engine: sa.Engine, pseudonyms: Pseudonyms, after_watermark: int) -> tuple[pa.Table, int]:
     """See EventStore.export_impressions."""
     columns = [impressions.c.at_us.label("at") if f.name == "at" else impressions.c[f.name] for f in IMPRESSIONS]
     query = sa.select(*columns, impressions.c.seq).where(impressions.c.seq > after_watermark)
     parts, watermark = [], after_watermark
-    with engine.connect() as connection:
+    with snapshot(engine) as connection:
         found = connection.execution_options(stream_results=True).execute(query.order_by(impressions.c.seq))
         for rows in found.partitions(ROWS_PER_PART):
-            parts.append(_table(rows, IMPRESSIONS))
             watermark = rows[-1].seq
+            if kept := not_erased(connection, pseudonyms, rows, "impression_seq"):
+                parts.append(pseudonyms.table(_table(kept, IMPRESSIONS)))
     return pa.concat_tables(parts) if parts else IMPRESSIONS.empty_table(), watermark
 
 
-def export_joined(engine: sa.Engine, after: Watermark) -> tuple[pa.Table, Watermark]:
+def export_joined(engine: sa.Engine, pseudonyms: Pseudonyms, after: Watermark) -> tuple[pa.Table, Watermark]:
     """See EventStore.export_joined."""
     e, i = events.c.seq, impressions.c.seq
-    with engine.connect() as connection:
+    with snapshot(engine) as connection:
         last_event, last_impression = (connection.execute(sa.select(sa.func.max(seq))).scalar() or 0 for seq in (e, i))
         upto = Watermark(max(last_event, after.events), max(last_impression, after.impressions))
         # Either side may be the later one. New events meet all impressions, new impressions the events of before.
@@ -163,7 +184,9 @@ def export_joined(engine: sa.Engine, after: Watermark) -> tuple[pa.Table, Waterm
         for condition in (new_events, late_impressions):
             query = _PAIRS.where(condition).order_by(e, i)
             found = connection.execution_options(stream_results=True).execute(query)
-            parts += [_table(rows, JOINED) for rows in found.partitions(ROWS_PER_PART)]
+            for rows in found.partitions(ROWS_PER_PART):
+                if kept := not_erased(connection, pseudonyms, rows):
+                    parts.append(pseudonyms.table(_table(kept, JOINED)))
     return pa.concat_tables(parts) if parts else JOINED.empty_table(), upto
 
 
@@ -177,6 +200,7 @@ _PAIRS = sa.select(
     events.c.at_us.label("at"),
     events.c.watch_seconds,
     events.c.value,
+    events.c.seq,
 ).select_from(
     # That request_id is not null follows, but a partial index wants to be told.
     events.join(

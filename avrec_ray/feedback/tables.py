@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Number of the newest revision, kept in `store_info` too: what came before migrations looks there."""
 
 metadata = sa.MetaData()
@@ -49,6 +49,11 @@ sa.Index(
     "events_request", events.c.request_id, events.c.item_id, sqlite_where=ANSWERED, postgresql_where=ANSWERED
 )  # fmt: skip
 
+SHOWN = events.c.event == sa.literal_column("'impression'")
+"""The other events: few readers, but an erased user's must be found."""
+
+sa.Index("events_shown", events.c.user_id, sqlite_where=SHOWN, postgresql_where=SHOWN)
+
 impressions = sa.Table(
     "impressions",
     metadata,
@@ -63,5 +68,34 @@ impressions = sa.Table(
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("at_us", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("request_id", "item_id", name="impressions_once"),
+    sqlite_autoincrement=True,
+)
+
+sa.Index("impressions_user", impressions.c.user_id)
+
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("seq", _BIG_KEY, primary_key=True, autoincrement=True),
+    # Who, by a digest: a name would be a trace of the user itself. See Pseudonyms.tombstones.
+    sa.Column("tombstone", sa.String(64), nullable=False, unique=True),
+    sa.Column("erased_us", sa.BigInteger, nullable=False),
+    # Rows of the user up to these are gone for every reader from now on, and removed soon after.
+    sa.Column("event_seq", sa.BigInteger, nullable=False),
+    sa.Column("impression_seq", sa.BigInteger, nullable=False),
+    sa.Column("num_events", sa.BigInteger, nullable=False),
+    sa.Column("num_impressions", sa.BigInteger, nullable=False),
+    sa.Column("purged_us", sa.BigInteger),
+    sa.Column("receipt", sa.Text),
+    sqlite_autoincrement=True,
+)
+
+erased_events = sa.Table(
+    "erased_events",
+    metadata,
+    sa.Column("seq", _BIG_KEY, primary_key=True, autoincrement=True),
+    # So that a client that sends an erased event again does not bring it back. See Pseudonyms.event_digests.
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("erased_us", sa.BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )

@@ -12,7 +12,7 @@ from avrec_ray.durable import sync
 from avrec_ray.errors import FeedbackError
 from avrec_ray.feedback.database import EVENTS_LOCK, IMPRESSIONS_LOCK, write
 from avrec_ray.feedback.impressions import Watermark
-from avrec_ray.feedback.tables import events, impressions
+from avrec_ray.feedback.tables import erased_events, erasures, events, impressions
 
 ROWS_PER_TRANSACTION = 20_000
 """Rows looked at while writers wait."""
@@ -34,6 +34,8 @@ def retain(engine: sa.Engine, days: float, exported: Watermark, now_seconds: flo
     if days == 0:
         return Removed(0, 0)
     before_us = round((now_seconds - days * _SECONDS_PER_DAY) * 1e6)
+    with write(engine) as connection:  # as with every id: a client that sends again so late would be taken as new
+        connection.execute(sa.delete(erased_events).where(erased_events.c.erased_us < before_us))
     return Removed(
         _remove(engine, events, events.c.received_us < before_us, exported.events, EVENTS_LOCK),
         _remove(engine, impressions, impressions.c.at_us < before_us, exported.impressions, IMPRESSIONS_LOCK),
@@ -64,7 +66,7 @@ def compact(engine: sa.Engine) -> None:
             raw.close()
         return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for table in (events, impressions):
+        for table in (events, impressions, erasures, erased_events):
             connection.execute(sa.text(f"VACUUM (ANALYZE) {table.name}"))
 
 
@@ -81,7 +83,7 @@ def copy(engine: sa.Engine, path: Path) -> None:
             source.backup(target)  # in one step: between steps a write would begin it anew
             # The copy lies alone, without a log beside it; a store that opens it turns the log on again.
             target.execute("PRAGMA journal_mode = DELETE")
-            problems = [row[0] for row in target.execute("PRAGMA integrity_check")]
+            problems = _problems(target)
         if problems != ["ok"]:
             raise FeedbackError(f"the copy of the event store is damaged ({problems[0]}); check the store itself")
         sync(part)
@@ -89,3 +91,10 @@ def copy(engine: sa.Engine, path: Path) -> None:
         sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _problems(copied: sqlite3.Connection) -> list[str]:
+    try:
+        return [row[0] for row in copied.execute("PRAGMA integrity_check")]
+    except sqlite3.DatabaseError as error:  # too damaged to be checked
+        return [str(error)]

@@ -9,15 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import ray
 
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.datasets import lastfm, microvideo, movielens, synthetic
 from avrec_ray.datasets.config import DataConfig
 from avrec_ray.datasets.synthetic import RenderedItem, RenderTask
-from avrec_ray.datasets.table_files import Tables, read_tables, read_written
+from avrec_ray.datasets.table_files import Tables, read_tables, read_written, write_parquet
+from avrec_ray.feedback.erased import ErasedUsers
+from avrec_ray.feedback.pseudonyms import USER_COLUMNS, Pseudonyms
 from avrec_ray.pipelines.stage import Loop, StageRecord, digest_file, fingerprint_of
 from avrec_ray.pipelines.storage import Storage
+from avrec_ray.pipelines.users_of_job import erased_users
 
 if TYPE_CHECKING:
     from avrec_ray.config import JobConfig
@@ -32,19 +36,28 @@ Log = Callable[[str], None]
 def run(loop: Loop, job: "JobConfig") -> StageRecord:
     """Stage `prepare`: dataset to tables/. Ray must be connected."""
     storage, data = loop.storage, job.data
+    pseudonyms = Pseudonyms.from_environment()
     return loop.stage(
         "prepare",
-        lambda stage: prepare_tables(data, job.storage_path, job.seed, stage.log),
-        settings=_settings(data, job.seed),
-        inputs=_inputs(data, storage),
+        lambda stage: prepare_tables(data, job.storage_path, job.seed, stage.log, pseudonyms, erased_users(job)),
+        settings={**_settings(data, job.seed), **({"user_keys": True} if pseudonyms.is_keyed else {})},
+        inputs=_inputs(data, storage, pseudonyms),
         outputs=[storage.items, storage.interactions],
     )
 
 
-def prepare_tables(data: DataConfig, storage_path: str, seed: int, log: Log) -> dict[str, float]:
+def prepare_tables(
+    data: DataConfig,
+    storage_path: str,
+    seed: int,
+    log: Log,
+    pseudonyms: Pseudonyms | None = None,
+    erased: ErasedUsers | None = None,
+) -> dict[str, float]:
     """Write <storage_path>/tables and return counts; Ray must be connected for a synthetic dataset.
 
-    Tables are built in a folder beside and replace the old ones only when all of them, and all media, are written.
+    Tables are built in a folder beside and replace the old ones only when all of them, and all media, are written. With
+    `pseudonyms` they name users as the event store does; rows of `erased` users are left out.
 
     Raises:
         ConfigError, TableError, StageError: earlier tables are then as they were.
@@ -53,9 +66,20 @@ def prepare_tables(data: DataConfig, storage_path: str, seed: int, log: Log) -> 
     in_place = data.dataset == "tables" and not data.items
     with _staged(storage.folder("tables"), keep_optional=in_place) as staging:
         tables, counts = SOURCES[data.dataset](data, storage, staging, seed, log)
+        if (pseudonyms and pseudonyms.is_keyed) or erased:
+            _rename_users(staging, pseudonyms or Pseudonyms(), erased)
+            tables = read_written(staging)
     counts = {**_count(tables), **counts}
     log("  ".join(f"{name} {value:,.0f}" for name, value in counts.items()))
     return counts
+
+
+def _rename_users(staging: Path, pseudonyms: Pseudonyms, erased: ErasedUsers | None) -> None:
+    """In every table that names users, those of planted truth among them."""
+    for path in sorted(staging.rglob("*.parquet")):
+        if not set(USER_COLUMNS).isdisjoint(pq.read_schema(path).names):
+            table = pseudonyms.table(pq.read_table(path))
+            write_parquet(table if erased is None else erased.without(table), path)
 
 
 @contextmanager
@@ -178,14 +202,18 @@ def _settings(data: DataConfig, seed: int) -> dict[str, Any]:
     return {"dataset": data.dataset, **own[data.dataset]}
 
 
-def _inputs(data: DataConfig, storage: Storage) -> dict[str, str]:
+def _inputs(data: DataConfig, storage: Storage, pseudonyms: Pseudonyms) -> dict[str, str]:
     """Digests of what a dataset is read from.
 
     The user's tables go by content: tables that lie under storage_path are written back there checked, with the
-    columns that they lacked, and must count as the same inputs afterwards.
+    columns that they lacked and users' stored names, and must count as the same inputs afterwards.
     """
     if data.dataset == "tables":
-        return {"tables": _read_own(data, storage).digest()}
+        own = _read_own(data, storage)
+        if pseudonyms.is_keyed and not data.items:
+            users, edges = (None if t is None else pseudonyms.table(t) for t in (own.users, own.edges))
+            own = Tables(own.items, pseudonyms.table(own.interactions), users, edges)
+        return {"tables": own.digest()}
     sources = {
         "movielens": data.movielens.source,
         "lastfm": data.lastfm.source,

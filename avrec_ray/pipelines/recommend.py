@@ -7,10 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import ray
 
-from avrec_ray.bundle import load_metadata
+from avrec_ray.bundle import load_bundle_profiles, load_metadata
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import StageError
+from avrec_ray.feedback.bundle_names import BundleNames
+from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.pipelines.recommend_inputs import Echo, Wanted, distinct, output_path, read_ids, wanted_lists
 from avrec_ray.pipelines.recommend_parts import Parts, open_parts, parts_folder
 from avrec_ray.pipelines.recommend_users import RecommendUsers
@@ -21,6 +23,8 @@ PROGRESS_SECONDS = 3.0
 
 def run(loop: Loop, job: JobConfig) -> Path:
     """jobs.recommend: bundle + users [+ candidates] to a recommendations table at `job.output`.
+
+    Users are named in the output as they were in `job.users`; in between, and in the parts on disk, as in the store.
 
     Killed at any moment, the same call goes on with the shards that are missing. `job.output` appears when it is whole.
 
@@ -35,11 +39,14 @@ def run(loop: Loop, job: JobConfig) -> Path:
     interactions = Path(job.data.interactions) if job.data.interactions else loop.storage.interactions
     candidates = read_ids(job.candidates, "candidates", "item_id") if job.candidates else None
     users = distinct(read_ids(job.users, "users", "user_id"), loop.echo)
-    wanted = wanted_lists(bundle, [interactions], users, job, job.k, candidates)
+    profiles = load_bundle_profiles(bundle)
+    names = BundleNames(Pseudonyms.from_environment(), profiles.row_of if profiles else ())
+    named = dict(zip(names.of_many(users), users, strict=True))
+    wanted = wanted_lists(bundle, [interactions], list(named), job, job.k, candidates, names)
     began = time.monotonic()
     parts = open_parts(parts_folder(output), wanted, loop.echo)
     num_computed = compute(parts, wanted, job.cluster.num_workers, loop.echo)
-    parts.merge(output)
+    parts.merge(output, named)
     parts.remove()
     seconds = time.monotonic() - began
     counts = {"num_users": len(users), "num_users_computed": num_computed, "seconds": seconds}

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import check_range, to_dict
 from avrec_ray.errors import ConfigError, TableError
+from avrec_ray.feedback.bundle_names import BundleNames
 from avrec_ray.pipelines.recommend_shards import shard_size
 from avrec_ray.pipelines.stage import digest_file, fingerprint_of
 from avrec_ray.ranking.exploration import SECONDS_A_DAY, day_of
@@ -41,6 +42,8 @@ class Wanted:
     """Items that may be listed; None allows the whole catalogue."""
     at_seconds: float | None = None
     """When they are made, POSIX; None where the policy does not ask."""
+    names: BundleNames | None = None
+    """How users of `interactions` are called in `users`; None: as they are there."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,6 +73,7 @@ def wanted_lists(
     job: JobConfig,
     k: int,
     candidates: Sequence[str] | None,
+    names: BundleNames | None = None,
 ) -> Wanted:
     """The lists of distinct `users` by the matcher and the policy of a job."""
     return Wanted(
@@ -80,6 +84,7 @@ def wanted_lists(
         policy=job.policy,
         k=k,
         candidates=candidates,
+        names=names,
         at_seconds=today(time.time()) if job.policy.exploration or job.policy.rules else None,
     )
 

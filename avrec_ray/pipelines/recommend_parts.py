@@ -11,7 +11,7 @@ The fingerprint is in the path: a worker that outlived a killed job can only wri
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +57,16 @@ class Parts:
         """List places in all parts."""
         return sum(pq.read_metadata(part_path(self.folder, shard)).num_rows for shard in self.shards)
 
-    def merge(self, output: Path) -> None:
-        """Write the parts as one table; what was at `output` stays until it is whole."""
+    def merge(self, output: Path, named: Mapping[str, str] | None = None) -> None:
+        """Write the parts as one table; what was at `output` stays until it is whole.
+
+        `named`: what each user of the parts is to be called; None: as there.
+        """
 
         def write(staged: Path) -> None:
             with pq.ParquetWriter(staged, RECOMMENDATIONS) as writer:
                 for table in _in_groups(self.tables()):
-                    writer.write_table(table)
+                    writer.write_table(table if named is None else _renamed(table, named))
 
         write_atomically(output, write)
 
@@ -84,7 +87,7 @@ def open_parts(folder: Path, wanted: Wanted, echo: Echo) -> Parts:
         echo(f"{folder} holds lists of other settings or inputs: started anew")
     remove_parts(folder)
     mine.mkdir(parents=True)
-    write_shards(mine, wanted.users, wanted.interactions)
+    write_shards(mine, wanted.users, wanted.interactions, wanted.names)
     about = {"fingerprint": wanted.fingerprint, "bundle": wanted.bundle.name, "num_users": len(wanted.users)}
     text = json.dumps({**about, **wanted.settings}, indent=1)
     write_atomically(mine / "manifest.json", lambda staged: _write_text(staged, text))
@@ -120,6 +123,13 @@ def _in_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
             pending = []
     if pending:
         yield pa.concat_tables(pending)
+
+
+def _renamed(table: pa.Table, named: Mapping[str, str]) -> pa.Table:
+    users = table["user_id"].combine_chunks().dictionary_encode()
+    ids = pa.array([named[user] for user in users.dictionary.to_pylist()], pa.string())
+    column = pa.DictionaryArray.from_arrays(users.indices, ids).dictionary_decode()
+    return table.set_column(0, table.schema.field(0), pa.chunked_array([column]))
 
 
 def _is_parquet(path: Path) -> bool:

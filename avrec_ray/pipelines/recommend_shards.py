@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from avrec_ray.errors import TableError
+from avrec_ray.feedback.bundle_names import BundleNames
 from avrec_ray.pipelines.atomic import write_atomically
 from avrec_ray.types import INTERACTIONS, Event, check_table
 
@@ -36,20 +37,23 @@ def shard_size(num_users: int) -> int:
     return max(MIN_SHARD_USERS, min(MAX_SHARD_USERS, -(-num_users // SHARDS_OF_FEW)))
 
 
-def write_shards(folder: Path, users: Sequence[str], interactions: Sequence[Path]) -> None:
+def write_shards(
+    folder: Path, users: Sequence[str], interactions: Sequence[Path], names: BundleNames | None = None
+) -> None:
     """Write both files. The driver holds the events of `users` in memory, about 30 bytes each.
 
     Args:
         folder: exists.
         users: distinct; shard s is users[s * size : (s + 1) * size].
         interactions: Parquet files of interactions; events of one moment keep the order of the files and rows.
+        names: how the users of these files are called in `users`; None: as they are there.
 
     Raises:
         TableError: an interactions table cannot be read or breaks its schema.
     """
     size = shard_size(len(users))
     ids = pa.array(users, pa.string())
-    events, owners = _sorted_events(interactions, ids)
+    events, owners = _sorted_events(interactions, ids, names)
     bounds = [*range(0, len(users), size), len(users)]
     _write_batches(folder / "users.arrow", pa.table({"user_id": ids}), bounds)
     events = events.append_column("user_row", pa.array((owners % size).astype(np.int32)))
@@ -70,9 +74,11 @@ def read_shard(folder: Path, shard: int) -> tuple[list[str], Histories]:
     return users, [tuple(events[start:stop]) for start, stop in pairwise(bounds)]
 
 
-def _sorted_events(paths: Sequence[Path], users: pa.Array) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+def _sorted_events(
+    paths: Sequence[Path], users: pa.Array, names: BundleNames | None
+) -> tuple[pa.Table, npt.NDArray[np.int64]]:
     """Events of `users` by user, then time, then row; and the position in `users` of each event's user."""
-    table = pa.concat_tables([_wanted_events(path, users) for path in paths]).unify_dictionaries()
+    table = pa.concat_tables([_wanted_events(path, users, names) for path in paths]).unify_dictionaries()
     owners = pc.index_in(table["user_id"], value_set=users).cast(pa.int64()).to_numpy()
     at_us = table["at"].cast(pa.int64()).to_numpy()
     order = np.lexsort((at_us, owners))  # stable: rows of one user and moment stay in order
@@ -80,14 +86,16 @@ def _sorted_events(paths: Sequence[Path], users: pa.Array) -> tuple[pa.Table, np
     return pa.table({**columns, "at_seconds": at_us[order] / 1e6}), owners[order]
 
 
-def _wanted_events(path: Path, users: pa.Array) -> pa.Table:
+def _wanted_events(path: Path, users: pa.Array, names: BundleNames | None) -> pa.Table:
     try:
-        names = [name for name in pq.read_schema(path).names if name in _HISTORY]
-        table = check_table(pq.read_table(path, columns=names), INTERACTIONS, "interactions").select(_HISTORY)
+        columns = [name for name in pq.read_schema(path).names if name in _HISTORY]
+        table = check_table(pq.read_table(path, columns=columns), INTERACTIONS, "interactions").select(_HISTORY)
     except (OSError, pa.ArrowInvalid) as error:
         raise TableError(f"{path} cannot be read as Parquet ({error}); expected an interactions table") from error
     except TableError as error:
         raise TableError(f"{path}: {error}") from error
+    if names is not None:
+        table = table.set_column(0, table.schema.field(0), names.column(table["user_id"]))
     table = table.filter(pc.is_in(table["user_id"], value_set=users))
     for name in ("item_id", "event"):  # codes: strings would be copied, and above 2 GB cannot be sorted
         column = table.schema.get_field_index(name)

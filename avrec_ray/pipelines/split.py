@@ -13,15 +13,17 @@ from avrec_ray.evaluation.leaks import find_leaks
 from avrec_ray.evaluation.split import Split, split_interactions
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.pipelines.tracking import Run
+from avrec_ray.pipelines.users_of_job import drop_erased, erased_users
 
 PARTS = ("train", "valid", "context", "test")
 
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:
     """Stage `split`: tables/interactions.parquet to splits/{train,valid,context,test}.parquet and splits/split.json."""
-    storage = loop.storage
+    storage, erased = loop.storage, erased_users(job)
 
     def work(stage: StageRun) -> dict[str, float]:
+        drop_erased(storage, erased)
         split = split_interactions(pq.read_table(storage.interactions), job.evaluation.split)
         parts = {"train": split.train, "valid": split.valid, "context": split.context, "test": split.test}
         for name, table in parts.items():
@@ -40,7 +42,11 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         "split",
         work,
         settings=to_dict(job.evaluation.split),
-        inputs={"prepare": require_record(storage, "prepare").fingerprint},
+        # Everything that is learned depends on the split: after an erasure nothing counts as done any more.
+        inputs={
+            "prepare": require_record(storage, "prepare").fingerprint,
+            **({"erased": erased.digest()} if len(erased) else {}),
+        },
         outputs=[storage.folder("splits") / f"{name}.parquet" for name in PARTS],
     )
 

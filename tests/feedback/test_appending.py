@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from avrec_ray.feedback import appending
 from avrec_ray.feedback.appending import Appended, append_requests
 from avrec_ray.feedback.database import StoreUnavailableError
+from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.types import Event
 from tests.feedback.postgres_server import PostgresServer
@@ -31,11 +32,11 @@ class Gate:
         self._num_callers = num_callers
         self._fail = fail
 
-    def __call__(self, engine: sa.Engine, requests: Sequence[Any]) -> list[Appended]:
+    def __call__(self, engine: sa.Engine, pseudonyms: Pseudonyms, requests: Sequence[Any]) -> list[Appended]:
         self.sizes.append(len(requests))
         assert self._open.wait(60)
         self._fail(requests)
-        return append_requests(engine, requests)
+        return append_requests(engine, pseudonyms, requests)
 
     def run(self, store: EventStore, requests: Sequence[list[Event]]) -> list[Appended | Exception]:
         """Append each request in a thread of its own, the first alone and the rest while it is held back."""

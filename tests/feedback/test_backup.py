@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from avrec_ray.errors import FeedbackError
 from avrec_ray.feedback import backup
 from avrec_ray.feedback.appending import Appended
+from avrec_ray.feedback.backup import TABLES
 from avrec_ray.feedback.database import write
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.feedback.tables import events
@@ -92,7 +93,10 @@ def test_backup_overwrites_nothing_and_leaves_no_part(store: EventStore, folder:
     with pytest.raises(FeedbackError, match="exists; a backup overwrites nothing"):
         store.backup(folder)
     assert not list(folder.parent.glob("*.part"))
-    assert sorted(path.name for path in folder.iterdir()) == ["backup.json", "events.parquet", "impressions.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "backup.json",
+        *sorted(f"{t.name}.parquet" for t in TABLES),
+    ]
 
 
 def test_backup_cut_short_by_an_earlier_run_is_made_anew(store: EventStore, tmp_path: Path) -> None:
@@ -120,5 +124,5 @@ def test_restore_of_no_backup_or_another_version_is_refused(folder: Path, empty:
         empty.restore(tmp_path / "nowhere")
     manifest = json.loads((folder / "backup.json").read_text())
     (folder / "backup.json").write_text(json.dumps(manifest | {"schema_version": 99}))
-    with pytest.raises(FeedbackError, match="has schema version 99, this code reads 2; restore it with the version"):
+    with pytest.raises(FeedbackError, match="has schema version 99, this code reads 3; restore it with the version"):
         empty.restore(folder)

@@ -1,0 +1,88 @@
+"""Users at the door: ids become stored names before anything else, and the routes to be told and to be forgotten."""
+
+from collections.abc import Callable, Collection
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from pydantic import AfterValidator
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from avrec_ray.dataclass_io import to_dict
+from avrec_ray.feedback.bundle_names import BundleNames, profile_data
+from avrec_ray.feedback.events import MAX_ID_CHARS, is_clean_text
+from avrec_ray.feedback.store import EventStore
+from avrec_ray.training.profiles import UserProfiles
+from avrec_ray.types import Event
+from serve_apps.problems import ProblemError
+from serve_apps.schemas import Receipt, UserData
+
+LoadProfiles = Callable[[], UserProfiles | None]
+
+
+class UserDoor:
+    """Knows users by the id that clients use, by their stored name, and by the name in the bundle's profiles."""
+
+    def __init__(self, store: EventStore, known_users: Collection[str], load_profiles: LoadProfiles) -> None:
+        """`known_users`: those of whom the models know something without a history."""
+        self.store = store
+        self._known = known_users
+        self._names = BundleNames(store.pseudonyms, known_users)
+        self._load_profiles = load_profiles
+
+    def stored(self, user_id: str) -> str:
+        """The name that everything behind the door uses."""
+        return self.store.pseudonyms.of(user_id)
+
+    def known(self, name: str | None) -> bool:
+        """Whether the models know something of a user without a history."""
+        return name is not None and self._names.of(name) in self._known
+
+    def read(self, name: str, length: int) -> tuple[str, tuple[Event, ...]]:
+        """The user's name for the models, and the history. An erased user has a name that none knows."""
+        history = self.store.history(name, length)
+        if not self.known(name):
+            return name, history
+        # The bundle was built before: its profile is the user's until the next, and must not be used.
+        is_erased = self.store.is_erased(name)
+        return self.store.pseudonyms.tombstones(name)[0] if is_erased else self._names.of(name), history
+
+    def data(self, user_id: str) -> dict[str, Any]:
+        """All that is kept of a user."""
+        pseudonyms, name = self.store.pseudonyms, self.stored(user_id)
+        data = self.store.user_data(name)
+        is_told = self.known(name) and data["erased_at"] is None
+        profile = profile_data(self._load_profiles(), pseudonyms.aliases(name)) if is_told else None
+        return {"user_id": user_id, **data, "profile": profile}
+
+
+def _check_id(value: str) -> str:
+    if not is_clean_text(value):
+        raise ValueError("Unicode text without control characters")
+    return value
+
+
+# `:path`, because an id may hold a slash.
+UserId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_check_id)]
+
+
+def add_user_routes(router: APIRouter, door: UserDoor) -> None:
+    """What a user may ask for: a copy of what is kept, and to be forgotten."""
+
+    @router.get("/v1/users/{user_id:path}/data")
+    async def user_data(user_id: UserId) -> UserData:
+        """Events, impressions and profile of one user."""
+        return UserData(**await _from_store(door.data, user_id))
+
+    @router.delete("/v1/users/{user_id:path}")
+    async def erase_user(user_id: UserId) -> Receipt:
+        """Forget a user: unknown to every replica from the next read on. Sending it again is safe."""
+        receipt = await _from_store(lambda: door.store.erase(door.stored(user_id)))
+        return Receipt(**to_dict(receipt))
+
+
+async def _from_store(call: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return await run_in_threadpool(call, *arguments)
+    except (SQLAlchemyError, OSError) as error:
+        raise ProblemError(503, "the event store failed; send the same again, what is done is not undone") from error
