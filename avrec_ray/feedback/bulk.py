@@ -69,9 +69,10 @@ def _content_id(fingerprint: bytes, occurrences: dict[bytes, int]) -> str:
     return "row-" + hashlib.sha256(fingerprint + nth.to_bytes(4, "big")).hexdigest()[:32]
 
 
-def export_interactions(engine: sa.Engine, after_watermark: int) -> tuple[pa.Table, int]:
+def export_interactions(engine: sa.Engine, after_watermark: int, upto: int | None = None) -> tuple[pa.Table, int]:
     """See EventStore.export_interactions."""
-    query = sa.select(events).where(events.c.seq > after_watermark).order_by(events.c.seq)
+    wanted = [events.c.seq > after_watermark] + ([] if upto is None else [events.c.seq <= upto])
+    query = sa.select(events).where(*wanted).order_by(events.c.seq)
     tables, watermark = [], after_watermark
     with engine.connect() as connection:
         found = connection.execution_options(stream_results=True).execute(query)

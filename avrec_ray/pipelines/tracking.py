@@ -95,9 +95,17 @@ class Tracking:
             run.monitor(self.uri, self.cfg.system_metrics_seconds)
 
     def register(self, run: "Run", bundle: Path, model_version: str, tags: Mapping[str, str]) -> str:
-        """Log a bundle as artifact of `run` and add it to the registry; gives the version. No alias is moved."""
-        self.client.log_artifacts(run.run_id, str(bundle), "bundle")
+        """Log a bundle as artifact of `run` and add it to the registry; gives the version. No alias is moved.
+
+        Once a run: that of a driver that was killed afterwards keeps its version, whose files somebody may be reading.
+        """
         name = self.cfg.model_name
+        for known in self.client.search_model_versions(f"run_id = '{run.run_id}'"):
+            if known.name == name:
+                for key, value in tags.items():
+                    self.client.set_model_version_tag(name, known.version, key, value)
+                return str(known.version)
+        self.client.log_artifacts(run.run_id, str(bundle), "bundle")
         if not self.client.search_registered_models(f"name = '{name}'"):
             self.client.create_registered_model(name, description="avrec_ray bundles; the champion is served")
         source = f"{self.client.get_run(run.run_id).info.artifact_uri}/bundle"
