@@ -17,21 +17,24 @@ Codes = npt.NDArray[np.int64]
 NUM_BANDS, ROWS_PER_BAND = 24, 3
 """A pair of likeness j is compared with chance 1 - (1 - j^3)^24: 0.96 at 0.5, 0.99997 at 0.7."""
 MOST_COMPARED = 8
-"""Sets of a bucket that each is compared with: those before it. A group holds together by its chains."""
+"""Sets of a bucket that each is compared with: those before it."""
 _PRIME = (1 << 31) - 1
 
 
 def near_duplicates(
-    set_R: Codes, element_R: Codes, least_jaccard: float, min_elements: int, seed: int = 0
+    set_R: Codes, element_R: Codes, least_jaccard: float, min_elements: int, min_links: int = 1, seed: int = 0
 ) -> list[Codes]:
-    """Groups of two sets and more, each linked to another of its group by a likeness of at least `least_jaccard`.
+    """Groups of sets, each linked to `min_links` others of its group by a likeness of at least `least_jaccard`.
+
+    Without several links each, a chain of sets that are like the next one, and unlike at its ends, would be a group.
 
     Args:
         set_R, element_R: int64 [R]; set set_R[r] holds element_R[r], each pair once.
         min_elements: smaller sets are in no group.
+        min_links: at most MOST_COMPARED: of large groups not all links are looked for.
 
     Returns:
-        Sets of each group, ascending; groups by their first set. Likenesses are exact; a group may be missed with the
+        Sets of each group, ascending; groups by their first set. Likenesses are exact; a link may be missed with the
         chance that NUM_BANDS says.
     """
     sizes = np.bincount(set_R)
@@ -44,12 +47,22 @@ def near_duplicates(
     starts = np.concatenate([[0], np.cumsum(np.bincount(row))])
     left, right = _candidates(elements[order], starts, seed)
     is_linked = _jaccard(elements[order], starts, left, right) >= least_jaccard
-    left, right = left[is_linked], right[is_linked]
+    left, right = _well_linked(left[is_linked], right[is_linked], len(sets), min_links)
     graph = csr_matrix((np.ones(len(left)), (left, right)), (len(sets), len(sets)))
     _, component = connected_components(graph, directed=False)
     by_group = np.argsort(component, kind="stable")
     groups = np.split(sets[by_group], np.cumsum(np.bincount(component))[:-1])
     return sorted((group for group in groups if len(group) > 1), key=lambda group: int(group[0]))
+
+
+def _well_linked(left: Codes, right: Codes, num_sets: int, min_links: int) -> tuple[Codes, Codes]:
+    """The links that stay when sets with fewer than `min_links` of them go, again and again (k-core)."""
+    while True:
+        num_links = np.bincount(np.concatenate([left, right]), minlength=num_sets)
+        stays = (num_links[left] >= min_links) & (num_links[right] >= min_links)
+        if stays.all():
+            return left, right
+        left, right = left[stays], right[stays]
 
 
 def _jaccard(elements: Codes, starts: Codes, left: Codes, right: Codes) -> npt.NDArray[np.float64]:

@@ -23,7 +23,7 @@ from scipy.stats import binom
 
 from avrec_ray.dataclass_io import check_range
 from avrec_ray.feedback.event_log import DAY_US, Codes, EventLog, Flags, read_log
-from avrec_ray.feedback.near_duplicates import near_duplicates
+from avrec_ray.feedback.near_duplicates import MOST_COMPARED, near_duplicates
 from avrec_ray.types import INTERACTIONS
 
 SUSPICIONS = {
@@ -54,10 +54,11 @@ class SuspicionConfig:
     """Fewer fresh accounts are no burst; 0: bursts are not looked for."""
     burst_p_value: float = 1e-6
     """How unlikely so many are, by the share of fresh accounts that chose the item before."""
-    clique_jaccard: float = 0.7
-    """Least likeness of two accounts' chosen items: shared ones as a share of all of both."""
+    clique_jaccard: float = 0.8
+    """Least likeness of two accounts' chosen items: shared ones as a share of all of both. In a catalogue of some
+    hundred items people of one taste come to 0.7 and, rarely, above."""
     min_clique_accounts: int = 4
-    """Smaller groups are left alone; 0: groups are not looked for."""
+    """So many, each like all the others or like so many of them, are a clique; 0: cliques are not looked for."""
     min_clique_items: int = 6
     """Accounts with fewer chosen items are in no group: two short histories are often the same by chance."""
     trust_days: float = 3.0
@@ -212,8 +213,10 @@ def _find_cliques(log: EventLog, cfg: SuspicionConfig) -> Iterator[_Finding]:
     if not cfg.min_clique_accounts:
         return
     rows = _first_of_pairs(log)
-    groups = near_duplicates(log.user[rows], log.item[rows], cfg.clique_jaccard, cfg.min_clique_items)
-    for members in groups:
+    links = min(cfg.min_clique_accounts - 1, MOST_COMPARED)
+    for members in near_duplicates(
+        log.user[rows], log.item[rows], cfg.clique_jaccard, cfg.min_clique_items, max(links, 1)
+    ):
         if len(members) >= cfg.min_clique_accounts:
             detail = f"one of {len(members)} accounts that chose nearly the same items, like {log.user_ids[members[0]]}"
             yield _Finding(np.flatnonzero(np.isin(log.user, members)), detail)

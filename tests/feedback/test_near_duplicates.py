@@ -47,6 +47,15 @@ def test_equal_sets_are_never_missed(sets: list[set[int]]) -> None:
                 assert group_of[a] == group_of[b]
 
 
+def test_chain_of_likenesses_is_no_group_where_several_links_are_asked_for() -> None:
+    chain = [set(range(n, n + 10)) for n in range(12)]  # each like the next one, 9 of 11
+    assert groups(chain, least=0.8) == [list(range(12))]
+    chained = near_duplicates(*members(chain), 0.8, 1, min_links=3)
+    assert chained == []
+    tight = [*chain, *[set(range(100, 110))] * 4]
+    assert [g.tolist() for g in near_duplicates(*members(tight), 0.8, 1, min_links=3)] == [[12, 13, 14, 15]]
+
+
 def test_thousands_of_equal_sets_take_no_square() -> None:
     """Of 20,000 equal sets all pairs would be 200 million; each is compared with few."""
     size = 20_000

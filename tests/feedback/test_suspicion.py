@@ -83,7 +83,7 @@ def test_clique_that_varies_a_little_is_found() -> None:
     rng = np.random.default_rng(5)
     rows = ordinary()
     for user in range(8):
-        chosen = [*rng.choice(20, 18, replace=False), 150]
+        chosen = [*rng.choice(20, 19, replace=False), 150]
         rows += [(f"fake{user}", f"i{item}", "like", 58 * DAY + n) for n, item in enumerate(chosen)]
     found = held_users(acted(*rows), SuspicionConfig(min_burst_accounts=0))
     assert found["clique"] == {f"fake{n}" for n in range(8)}
