@@ -29,7 +29,7 @@ _SMOOTHING = 0.5
 class DriftConfig:
     """When drift is worth a warning."""
 
-    warn_psi: float = 0.2
+    warn_psi: float = 0.1
     """Population stability index from which on a distribution is warned about, if chance does not explain it."""
     num_bins: int = 10
     num_components: int = 8
