@@ -136,7 +136,7 @@ def job_for(storage: Path, seed: int, epochs: int = 30) -> JobConfig:
             pretrain=PretrainConfig(epochs=1),
             finetune=FinetuneConfig(epochs=epochs, refresh_epochs=10, batch_size=32, learning_rate=3e-3),
         ),
-        reranker=RerankerConfig(optim=OptimConfig(epochs=8, batch_size=32)),
+        reranker=RerankerConfig(num_candidates=50, optim=OptimConfig(epochs=3, batch_size=32)),
         evaluation=EvaluationConfig(baselines=BaselinesConfig(names=["popularity"])),
         cluster=ClusterConfig(num_workers=1),
         tracking=TrackingConfig(system_metrics_seconds=0.0),

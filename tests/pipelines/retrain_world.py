@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from avrec_ray.cluster_config import ClusterConfig, TrackingConfig
 from avrec_ray.config import EvaluationConfig, JobConfig, TrainingConfig
 from avrec_ray.datasets.config import DataConfig
+from avrec_ray.evaluation.gate import GateConfig
 from avrec_ray.evaluation.split import SplitConfig
 from avrec_ray.evaluation.tuning import BaselinesConfig
 from avrec_ray.feedback.impressions import Impression
@@ -27,7 +28,8 @@ DAY_SECONDS = 86_400.0
 
 
 def retrain_job(root: Path, **retrain: Any) -> JobConfig:
-    """Every stage as small as it can be."""
+    """Every stage as small as it can be. The gate is open: with so few people it would refuse at random."""
+    gate = GateConfig(min_users=1000, min_effective_rank=1.0, max_mean_cosine=1.0, min_index_recall=0.0)
     given = root / "given"
     return JobConfig(
         storage_path=str(root),
@@ -39,7 +41,9 @@ def retrain_job(root: Path, **retrain: Any) -> JobConfig:
         ),
         reranker=RerankerConfig(hidden_dim=8, optim=OptimConfig(epochs=1, batch_size=8)),
         evaluation=EvaluationConfig(
-            baselines=BaselinesConfig(names=["popularity"], tune=False), split=SplitConfig(test_fraction=0.15)
+            baselines=BaselinesConfig(names=["popularity"], tune=False),
+            split=SplitConfig(test_fraction=0.15),
+            gate=gate,
         ),
         retrain=RetrainConfig(**{"epochs": 2, **retrain}),
         cluster=ClusterConfig(num_workers=1),

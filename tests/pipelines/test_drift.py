@@ -1,6 +1,5 @@
 """Drift seen with a bundle's eyes: none where nothing changed, and a warning where people turn to other items."""
 
-
 import numpy as np
 import pyarrow as pa
 import pytest
