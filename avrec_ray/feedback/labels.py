@@ -158,12 +158,13 @@ def _decide(
     log: EventLog, events: pa.ChunkedArray, cfg: LabelConfig
 ) -> tuple[_Rows, npt.NDArray[np.int8], npt.NDArray[np.object_]]:
     """Which pairs make an example, its label [P], and the event that decided [P]."""
-    names = np.asarray(events.to_pylist(), object)
-    strength = np.array([cfg.strengths.get(name, 0.0) for name in names], np.float64)
+    event, known = codes_of(events)
+    names = np.asarray(known, object)
+    strength = np.array([cfg.strengths.get(name, 0.0) for name in known], np.float64)[event]
     counts = log.is_acted & (strength != 0)
     _, pair = np.unique(log.pair, return_inverse=True)
     num_pairs = int(pair.max(initial=-1)) + 1
-    is_final = counts & np.isin(names, _FINAL)
+    is_final = counts & np.isin(names, _FINAL)[event]
     has_final = np.bincount(pair[is_final], minlength=num_pairs) > 0
     has_positive = np.bincount(pair[counts & log.is_positive], minlength=num_pairs) > 0
     label = (has_positive & ~has_final).astype(np.int8)
@@ -174,7 +175,7 @@ def _decide(
     by_strength = candidates[np.lexsort((log.at_us[candidates], -np.abs(strength[candidates]), pair[candidates]))]
     found, first = np.unique(pair[by_time], return_index=True)
     _, strongest = np.unique(pair[by_strength], return_index=True)
-    return _Rows(by_time[first], found), label[found], names[by_strength[strongest]]
+    return _Rows(by_time[first], found), label[found], names[event[by_strength[strongest]]]
 
 
 def _longest_watch(
