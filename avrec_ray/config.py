@@ -17,6 +17,7 @@ from avrec_ray.evaluation.gate import GateConfig
 from avrec_ray.evaluation.split import SplitConfig
 from avrec_ray.evaluation.tuning import BaselinesConfig
 from avrec_ray.feedback.config import FeedbackConfig
+from avrec_ray.feedback.retrain_config import RetrainConfig
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.policy import PolicyConfig
@@ -90,6 +91,7 @@ class JobConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    retrain: RetrainConfig = field(default_factory=RetrainConfig)
     serve: ServeSettings = field(default_factory=ServeSettings)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

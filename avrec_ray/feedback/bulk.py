@@ -111,9 +111,12 @@ def content_id(fingerprint: bytes, nth: int) -> str:
     return CONTENT_ID_PREFIX + hashlib.sha256(fingerprint + nth.to_bytes(4, "big")).hexdigest()[:32]
 
 
-def export_interactions(engine: sa.Engine, pseudonyms: Pseudonyms, after_watermark: int) -> tuple[pa.Table, int]:
+def export_interactions(
+    engine: sa.Engine, pseudonyms: Pseudonyms, after_watermark: int, upto: int | None = None
+) -> tuple[pa.Table, int]:
     """See EventStore.export_interactions."""
-    query = sa.select(events).where(events.c.seq > after_watermark).order_by(events.c.seq)
+    wanted = [events.c.seq > after_watermark] + ([] if upto is None else [events.c.seq <= upto])
+    query = sa.select(events).where(*wanted).order_by(events.c.seq)
     tables, watermark = [], after_watermark
     with snapshot(engine) as connection:
         found = connection.execution_options(stream_results=True).execute(query)

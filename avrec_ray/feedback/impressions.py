@@ -157,10 +157,13 @@ def _row(shown: Impression) -> dict[str, Any]:
     }
 
 
-def export(engine: sa.Engine, pseudonyms: Pseudonyms, after_watermark: int) -> tuple[pa.Table, int]:
+def export(
+    engine: sa.Engine, pseudonyms: Pseudonyms, after_watermark: int, upto: int | None = None
+) -> tuple[pa.Table, int]:
     """See EventStore.export_impressions."""
     columns = [impressions.c.at_us.label("at") if f.name == "at" else impressions.c[f.name] for f in IMPRESSIONS]
-    query = sa.select(*columns, impressions.c.seq).where(impressions.c.seq > after_watermark)
+    wanted = [impressions.c.seq > after_watermark] + ([] if upto is None else [impressions.c.seq <= upto])
+    query = sa.select(*columns, impressions.c.seq).where(*wanted)
     parts, watermark = [], after_watermark
     with snapshot(engine) as connection:
         found = connection.execution_options(stream_results=True).execute(query.order_by(impressions.c.seq))
@@ -169,6 +172,13 @@ def export(engine: sa.Engine, pseudonyms: Pseudonyms, after_watermark: int) -> t
             if kept := not_erased(connection, pseudonyms, rows, "impression_seq"):
                 parts.append(pseudonyms.table(_table(kept, IMPRESSIONS)))
     return pa.concat_tables(parts) if parts else IMPRESSIONS.empty_table(), watermark
+
+
+def newest(engine: sa.Engine) -> Watermark:
+    """See EventStore.watermark."""
+    with engine.connect() as connection:
+        found = (connection.execute(sa.select(sa.func.max(t.c.seq))).scalar() or 0 for t in (events, impressions))
+        return Watermark(*found)
 
 
 def export_joined(engine: sa.Engine, pseudonyms: Pseudonyms, after: Watermark) -> tuple[pa.Table, Watermark]:

@@ -103,16 +103,20 @@ class EventStore:
         """
         return bulk.import_interactions(self._engine, self.pseudonyms, table, time.time())
 
-    def export_interactions(self, after_watermark: int = 0) -> tuple[pa.Table, int]:
+    def export_interactions(self, after_watermark: int = 0, upto: int | None = None) -> tuple[pa.Table, int]:
         """Events kept after a watermark as an interactions table in server order, and the new watermark.
 
-        Chained watermarks give every event exactly once.
+        Chained watermarks give every event exactly once. `upto`: an earlier `watermark().events` to stop at.
         """
-        return bulk.export_interactions(self._engine, self.pseudonyms, after_watermark)
+        return bulk.export_interactions(self._engine, self.pseudonyms, after_watermark, upto)
 
-    def export_impressions(self, after_watermark: int = 0) -> tuple[pa.Table, int]:
+    def export_impressions(self, after_watermark: int = 0, upto: int | None = None) -> tuple[pa.Table, int]:
         """Impressions kept after a watermark, columns `impressions.IMPRESSIONS`, and the new watermark."""
-        return impressions.export(self._engine, self.pseudonyms, after_watermark)
+        return impressions.export(self._engine, self.pseudonyms, after_watermark, upto)
+
+    def watermark(self) -> Watermark:
+        """How far an export that begins now would read. What is kept later lies behind it."""
+        return impressions.newest(self._engine)
 
     def export_joined(self, after: Watermark = START) -> tuple[pa.Table, Watermark]:
         """Events with the impression they answer, columns `impressions.JOINED`, and the new watermark.

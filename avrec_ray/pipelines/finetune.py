@@ -85,6 +85,21 @@ def refresh(loop: Loop, job: JobConfig) -> StageRecord:
     )
 
 
+def go_on(loop: Loop, job: JobConfig) -> StageRecord:
+    """Stage `finetune` of a retraining: the towers of `warm_start` go on with splits/train.parquet."""
+    storage = loop.storage
+    job = with_widths(storage, job)
+    settings = _settings(loop, job, job.training.finetune, ("train",))
+    settings |= {"fitted": str(storage.folder("warm_start") / "towers.safetensors")}
+    return loop.stage(
+        "finetune",
+        lambda stage: _fit_towers(stage, job, settings),
+        settings={**settings, "workers": job.cluster.num_workers},
+        inputs={name: require_record(storage, name).fingerprint for name in ("warm_start", "split")},
+        outputs=[storage.folder("finetune") / "towers.safetensors"],
+    )
+
+
 def _copy_towers(stage: StageRun, fitted: Path) -> dict[str, float]:
     with stage.publish(stage.name) as (folder,):
         shutil.copyfile(fitted, folder / "towers.safetensors")

@@ -17,7 +17,8 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         store = EventStore(url)
         try:
             added = store.import_interactions(pq.read_table(storage.interactions))
-            return {"num_added": float(added), "num_events": float(store.count())}
+            kept = {"num_added": float(added), "num_events": float(store.count())}
+            return {**kept, "watermark": float(store.watermark().events)}
         finally:
             store.close()
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
+from avrec_ray.durable import crash_point
 from avrec_ray.errors import ConfigError, StageError
 from avrec_ray.pipelines.bundle import bundle_folder
 from avrec_ray.pipelines.gate import judge
@@ -26,11 +27,13 @@ def register(loop: Loop, job: JobConfig) -> StageRecord:
             tags = {k.removeprefix("test/"): f"{v:.6f}" for k, v in evaluated.metrics.items() if k.startswith("test/")}
             tags |= {VERDICT: "passed" if verdict.passed else "refused", "checks": "\n".join(verdict.lines())[:5000]}
             version = loop.tracking.register(stage.run, folder, folder.name, tags)
+            crash_point("register:versioned")
             stage.run.artifact_json([check.__dict__ for check in verdict.checks], "verdict.json")
             for line in verdict.lines():
                 stage.log(line)
             if verdict.passed:
                 loop.tracking.promote(version)
+                crash_point("register:promoted")
                 stage.log(f"{job.tracking.model_name} version {version} is now @champion: {folder.name}")
             else:
                 stage.log(f"version {version} ({folder.name}) is refused; the champion stays")

@@ -17,6 +17,7 @@ from typing import Any
 
 from avrec_ray import __version__
 from avrec_ray.cluster_config import TrackingConfig
+from avrec_ray.durable import crash_point
 from avrec_ray.errors import StageError
 from avrec_ray.pipelines.atomic import write_text_atomically
 from avrec_ray.pipelines.storage import Storage
@@ -63,6 +64,7 @@ class StageRun:
             raise
         for folder, final in zip(staged, finals, strict=True):
             shutil.rmtree(final, ignore_errors=True)
+            crash_point(f"{self.name}:publishing")
             folder.rename(final)
 
 
@@ -167,6 +169,7 @@ class Loop:
         began = time.monotonic()
         parent = self.parent.run_id
         run = self._opened(name, fingerprint, lambda: self._start_run(name, settings, parent))
+        crash_point(f"{name}:begun")
         self.tracking.watch(run)  # not the parent: its metrics are what the compare view shows
         run.tags({"stage": name, "fingerprint": fingerprint, **{f"input.{k}": v for k, v in inputs.items()}})
         try:
@@ -178,11 +181,13 @@ class Loop:
             run.end(failed=True)
             forget_open_run(self.storage, name)
             raise
+        crash_point(f"{name}:worked")
         seconds = time.monotonic() - began
         run.metrics({**metrics, "stage_seconds": seconds})
         run.end()
         record = StageRecord(name, fingerprint, [str(p) for p in outputs], metrics, run.run_id, round(seconds, 2))
         write_record(self.storage, record)
+        crash_point(f"{name}:recorded")
         forget_open_run(self.storage, name)
         self.echo(f"{label}: done in {seconds:.1f} s  {_short(metrics)}")
         return record

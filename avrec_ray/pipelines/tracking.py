@@ -3,19 +3,17 @@
 import json
 import logging
 import os
-import platform
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from avrec_ray.cluster_config import TrackingConfig
 from avrec_ray.errors import StageError
+from avrec_ray.pipelines.run_environment import environment, git_sha
 from avrec_ray.pipelines.storage import Storage
 
 if TYPE_CHECKING:
@@ -95,9 +93,17 @@ class Tracking:
             run.monitor(self.uri, self.cfg.system_metrics_seconds)
 
     def register(self, run: "Run", bundle: Path, model_version: str, tags: Mapping[str, str]) -> str:
-        """Log a bundle as artifact of `run` and add it to the registry; gives the version. No alias is moved."""
-        self.client.log_artifacts(run.run_id, str(bundle), "bundle")
+        """Log a bundle as artifact of `run` and add it to the registry; gives the version. No alias is moved.
+
+        Once a run: that of a driver that was killed afterwards keeps its version, whose files somebody may be reading.
+        """
         name = self.cfg.model_name
+        for known in self.client.search_model_versions(f"run_id = '{run.run_id}'"):
+            if known.name == name:
+                for key, value in tags.items():
+                    self.client.set_model_version_tag(name, known.version, key, value)
+                return str(known.version)
+        self.client.log_artifacts(run.run_id, str(bundle), "bundle")
         if not self.client.search_registered_models(f"name = '{name}'"):
             self.client.create_registered_model(name, description="avrec_ray bundles; the champion is served")
         source = f"{self.client.get_run(run.run_id).info.artifact_uri}/bundle"
@@ -306,19 +312,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def environment() -> dict[str, str]:
-    """Versions and the machine, as tags."""
-    packages = {f"env.{name}": version(name) for name in ("torch", "ray", "numpy")}
-    machine = {"env.python": platform.python_version(), "env.platform": platform.platform()}
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    return {**packages, **machine, "env.num_cpus": str(os.cpu_count()), "env.omp_num_threads": threads or "unset"}
-
-
-def git_sha() -> str:
-    """Commit of the code, or "unknown" outside a checkout (an installed package, an uploaded working dir)."""
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"

@@ -18,6 +18,8 @@ from avrec_ray.types import EVENTS, NEGATIVE_EVENTS, POSITIVE_EVENTS, Event
 
 EVENT_CODES = {name: 1 + index for index, name in enumerate(EVENTS)}
 """Code of each event in arrays; 0 is padding."""
+LABEL_WEIGHT = "label_weight"
+"""Extra column of an interactions table that retraining writes: `EventColumns.label_weight`."""
 POSITIVE_CODES = np.array([EVENT_CODES[name] for name in POSITIVE_EVENTS])
 LIKE_CODES = np.array([EVENT_CODES[name] for name in ("like", "favorite", "share")])
 SKIP_CODES = np.array([EVENT_CODES[name] for name in NEGATIVE_EVENTS])
@@ -40,6 +42,8 @@ class EventColumns:
     """int64 [users]: row of each user in `profiles`, -1 where nothing is known."""
     position: npt.NDArray[np.int64] | None = None
     """int64 [E]: place from 1 in the list that an event came from, 0 where it came from none; None: not read."""
+    label_weight: npt.NDArray[np.float32] | None = None
+    """float32 [E]: how much each event counts as a target; None: all the same."""
 
     def rows(self, user: int) -> slice:
         """Rows of a user's events."""
@@ -75,6 +79,9 @@ def columns_from_table(
         user_ids=[str(u) for u in users],
         starts=np.concatenate([[0], np.cumsum(counts)]),
         position=pc.fill_null(table["position"], 0).to_numpy().astype(np.int64)[order],
+        label_weight=table[LABEL_WEIGHT].to_numpy().astype(np.float32)[order]
+        if LABEL_WEIGHT in table.column_names
+        else None,
     )
 
 

@@ -69,6 +69,8 @@ class SequenceBatches:
         self.seed, self.rank, self.num_workers, self.learn_first = seed, rank, num_workers, learn_first
         self.beginnings = frozenset(columns.starts[:-1].tolist()) if learn_first else frozenset()
         self.weight = target_weights(columns, cfg.event_weights)
+        if columns.label_weight is not None:
+            self.weight = self.weight * columns.label_weight
         if cfg.watch_weight:
             self.weight = self.weight * watch_weights(columns, durations, cfg.watch_weight)
         self.auxiliary = None

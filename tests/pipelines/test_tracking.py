@@ -6,7 +6,8 @@ from pathlib import Path
 
 from avrec_ray.cluster_config import TrackingConfig
 from avrec_ray.pipelines.storage import Storage
-from avrec_ray.pipelines.tracking import DIGEST_CHARS, Tracking, artifact_location
+from avrec_ray.pipelines.tracking import DIGEST_CHARS, VERDICT, Tracking, artifact_location
+from tests.tiny_bundle import build_tiny_bundle
 
 
 def test_files_lie_beside_a_database_and_are_left_to_a_server() -> None:
@@ -61,3 +62,16 @@ def test_nothing_is_watched_at_0_seconds(tmp_path: Path) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
     run.end()
     assert not tracking.client.get_run(run.run_id).data.metrics
+
+
+def test_a_run_registers_one_version_however_often_it_goes_on(tmp_path: Path) -> None:
+    tracking = Tracking(TrackingConfig(system_metrics_seconds=0.0), Storage.at(str(tmp_path / "run")))
+    bundle = build_tiny_bundle(tmp_path / "v-1", num_items=12)
+    run = tracking.start("register", {})
+    assert tracking.register(run, bundle, "v-1", {VERDICT: "refused"}) == "1"
+    kept = tracking.resolve_bundle(f"models:/{tracking.cfg.model_name}/1") / "metadata.json"
+    written_at = kept.stat().st_mtime_ns
+    assert tracking.register(run, bundle, "v-1", {VERDICT: "passed"}) == "1"
+    assert tracking.registered("1").tags[VERDICT] == "passed"
+    assert kept.stat().st_mtime_ns == written_at  # somebody may be reading it
+    assert tracking.register(tracking.start("register", {}), bundle, "v-1", {}) == "2"

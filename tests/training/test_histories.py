@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from avrec_ray.training.histories import (
     EVENT_CODES,
+    LABEL_WEIGHT,
     POSITIVE_CODES,
     EventColumns,
     columns_from_events,
@@ -68,6 +69,15 @@ def test_columns_from_table_goes_by_a_column_before_time() -> None:
     table = table_of([*log, Event("u", "d", "impression", 0.0)]).append_column("part", pa.array([0, 1, 0, 0]))
     assert columns_from_table(table, INDEX, DURATIONS).item_idx.tolist() == [1, 2, 0]
     assert columns_from_table(table, INDEX, DURATIONS, first_by="part").item_idx.tolist() == [2, 0, 1]
+
+
+def test_label_weights_follow_their_events() -> None:
+    log = [Event("v", "a", "view", 3.0), Event("u", "b", "view", 2.0), Event("u", "c", "view", 1.0)]
+    assert columns_from_table(table_of(log), INDEX, DURATIONS).label_weight is None
+    table = table_of([*log, Event("u", "unknown", "view", 0.0)])
+    columns = columns_from_table(table.append_column(LABEL_WEIGHT, pa.array([1.0, 2.0, 3.0, 4.0])), INDEX, DURATIONS)
+    assert columns.label_weight is not None
+    assert columns.label_weight.tolist() == [3.0, 2.0, 1.0]
 
 
 @given(st.lists(events, max_size=30))

@@ -238,6 +238,15 @@ def test_uniform_negatives_are_not_the_targets_of_others() -> None:
     assert targets <= set(batch.candidate_idx.tolist())
 
 
+def test_label_weight_scales_targets_and_zero_takes_them_out() -> None:
+    columns = columns_of([(0, "view"), (1, "view"), (2, "like")], [(3, "view"), (4, "view")])
+    columns.label_weight = np.array([1.0, 0.5, 0.0, 1.0, 0.0], np.float32)
+    batches = batches_of(columns)
+    assert batches.weight.tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
+    assert batches.users.tolist() == [0]  # the other's only target counts nothing
+    assert batches.choosable.tolist() == [0, 1, 3]
+
+
 def test_watch_weight_favours_what_was_watched_longer_and_leaves_the_unknown_alone() -> None:
     columns = columns_of([(item, "view") for item in range(6)])
     columns.watch_ratio[:] = [0.1, 0.2, 0.5, 0.9, np.nan, 1.0]
