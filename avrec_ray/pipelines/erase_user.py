@@ -12,6 +12,7 @@ from avrec_ray.feedback.erasure_scan import scan_folder
 from avrec_ray.feedback.receipts import Receipt
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.feedback.user_files import erase_from_files
+from avrec_ray.pipelines.artifacts import fetch_artifacts, kept_elsewhere, replace_artifact
 from avrec_ray.pipelines.atomic import write_text_atomically
 from avrec_ray.pipelines.stage import Loop
 from avrec_ray.pipelines.storage import Storage
@@ -82,19 +83,19 @@ def _erase_from_artifacts(loop: Loop, names: Sequence[str]) -> dict[str, int]:
     removed: dict[str, int] = {}
     for run_id, place in _kept_elsewhere(loop):
         with tempfile.TemporaryDirectory() as folder:
-            fetched = loop.tracking.fetch_artifacts(run_id, ARTIFACTS, Path(folder))
+            fetched = fetch_artifacts(loop.tracking, run_id, ARTIFACTS, Path(folder))
             changed = erase_from_files(Path(folder), names) if fetched else {}
             for name in changed:
-                loop.tracking.replace_artifact(run_id, Path(folder), name)
+                replace_artifact(loop.tracking, run_id, Path(folder), name)
                 if name.endswith("users.parquet"):
-                    loop.tracking.replace_artifact(run_id, Path(folder), str(Path(name).with_name("metadata.json")))
+                    replace_artifact(loop.tracking, run_id, Path(folder), str(Path(name).with_name("metadata.json")))
             removed |= {f"{place}/{name}": count for name, count in changed.items()}
     return removed
 
 
 def _kept_elsewhere(loop: Loop) -> list[tuple[str, str]]:
     """Runs with artifacts outside of the storage path; where MLflow is embedded there are none."""
-    return list(loop.tracking.kept_elsewhere(loop.storage.root)) if loop.tracking_config.uri else []
+    return list(kept_elsewhere(loop.tracking, loop.storage.root)) if loop.tracking_config.uri else []
 
 
 def _scan(loop: Loop, store: EventStore, names: Sequence[str]) -> None:
@@ -102,7 +103,7 @@ def _scan(loop: Loop, store: EventStore, names: Sequence[str]) -> None:
     store.scan(names, scan)
     for run_id, place in _kept_elsewhere(loop):
         with tempfile.TemporaryDirectory() as folder:
-            loop.tracking.fetch_artifacts(run_id, ARTIFACTS, Path(folder))
+            fetch_artifacts(loop.tracking, run_id, ARTIFACTS, Path(folder))
             scan.found += [f"{place}/{found}" for found in scan_folder(Path(folder), names).found]
     for line in scan.lines():
         loop.echo(line)

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -161,36 +161,6 @@ class Tracking:
             raise StageError(
                 f"run {run_id!r} at {self.uri} has no {folder}/ ({error}); give a run of full_loop or of evaluate"
             ) from error
-
-    def kept_elsewhere(self, root: Path) -> Iterator[tuple[str, str]]:
-        """Runs whose artifacts do not lie under `root`: id, and where they lie."""
-        token: str | None = None
-        while True:
-            runs = self.client.search_runs([self.experiment_id], run_view_type=3, page_token=token)  # deleted ones, too
-            for run in runs:
-                uri = run.info.artifact_uri
-                if not Path(uri.removeprefix("file://")).is_relative_to(root):
-                    yield run.info.run_id, uri
-            token = runs.token
-            if not token:
-                return
-
-    def fetch_artifacts(self, run_id: str, names: Sequence[str], folder: Path) -> list[Path]:
-        """Copies, <folder>/<name> each, of those of the named artifacts that a run kept."""
-        found = []
-        for name in names:
-            parent, _, _ = name.rpartition("/")
-            if any(kept.path == name for kept in self.client.list_artifacts(run_id, parent or None)):
-                fetched, wanted = Path(self.client.download_artifacts(run_id, name, str(folder))), folder / name
-                if fetched != wanted:  # a file may come without the folder in its name
-                    wanted.parent.mkdir(parents=True, exist_ok=True)
-                    fetched.rename(wanted)
-                found.append(wanted)
-        return found
-
-    def replace_artifact(self, run_id: str, folder: Path, name: str) -> None:
-        """Log <folder>/<name> in the place of the artifact of that name."""
-        self.client.log_artifact(run_id, str(folder / name), str(Path(name).parent) if "/" in name else None)
 
     def resolve_bundle(self, reference: str) -> Path:
         """A local folder of `models:/name@alias`, `models:/name/version`, or of a folder as it is.

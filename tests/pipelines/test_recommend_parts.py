@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ import pytest
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import ConfigError, TableError
+from avrec_ray.feedback.bundle_names import BundleNames
+from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.pipelines.recommend_inputs import Wanted, distinct, output_path, read_ids, today, wanted_lists
 from avrec_ray.pipelines.recommend_parts import Parts, open_parts, part_path
 from avrec_ray.pipelines.recommend_shards import read_shard, shard_size, write_shards
-from avrec_ray.pipelines.recommend_users import RecommendUsers
+from avrec_ray.pipelines.recommend_users import RecommendUsers, lists_table
 from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.retrieval.config import MatcherConfig
-from avrec_ray.types import RECOMMENDATIONS
+from avrec_ray.types import RECOMMENDATIONS, RankedItem
 from tests.pipelines.recommend_cases import (
     NUM_ITEMS,
     histories_of,
@@ -248,3 +251,23 @@ def test_an_output_that_cannot_be_written_is_refused(case: str, bundle: Path, tm
     job = job_for(tmp_path, bundle, users="/users.parquet", output=output.format(folder=tmp_path))
     with pytest.raises(ConfigError, match=message):
         output_path(job)
+
+
+def test_users_are_named_as_the_bundle_does_in_between_and_as_asked_in_the_output(tmp_path: Path) -> None:
+    """Ids in, ids out; on disk in between the names of the bundle, one of an older key among them."""
+    old, keys = Pseudonyms([(1, b"1" * 32)]), Pseudonyms([(2, b"2" * 32), (1, b"1" * 32)])
+    names = BundleNames(keys, {old.of("ada")})
+    assert names.of_many(["ada", "bob", old.of("bob")]) == [old.of("ada"), keys.of("bob"), keys.of("bob")]
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = [{"user_id": u, "item_id": f"i-{n}", "event": "like", "at": at} for n, u in enumerate(("ada", "bob", "cy"))]
+    pq.write_table(pa.Table.from_pylist([*rows, {**rows[0], "user_id": old.of("ada")}]), tmp_path / "e.parquet")
+    asked = names.of_many(["ada", "bob"])
+    write_shards(tmp_path, asked, [tmp_path / "e.parquet"], names)
+    users, histories = read_shard(tmp_path, 0)
+    assert users == asked
+    assert [[event.item_id for event in history] for history in histories] == [["i-0", "i-0"], ["i-1"]]
+    assert b"ada" not in (tmp_path / "users.arrow").read_bytes()
+    lists = lists_table(asked, [[RankedItem("i", 1, 0.5)], [RankedItem("j", 1, 0.4)]])
+    pq.write_table(lists, part_path(tmp_path, 0))
+    Parts(tmp_path, 2, 64).merge(tmp_path / "lists.parquet", dict(zip(asked, ["ada", "bob"], strict=True)))
+    assert pq.read_table(tmp_path / "lists.parquet")["user_id"].to_pylist() == ["ada", "bob"]
