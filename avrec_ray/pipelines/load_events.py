@@ -17,8 +17,10 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         store = EventStore(url)
         try:
             added = store.import_interactions(pq.read_table(storage.interactions))
-            kept = {"num_added": float(added), "num_events": float(store.count())}
-            return {**kept, "watermark": float(store.watermark().events)}
+            num_events = store.count()
+            # Retraining tells by it what came later. Where others had been there before, that cannot be told.
+            watermark = store.watermark().events if added == num_events else 0
+            return {"num_added": float(added), "num_events": float(num_events), "watermark": float(watermark)}
         finally:
             store.close()
 

@@ -3,7 +3,7 @@
     python -m tests.pipelines.killed_retrain <storage_path> <ray address> [label ...]
 
 Each attempt is a forked child (importing takes longer than what is tested). Before it works, it looks whether the
-champion is a whole bundle. The last attempt has no crash point. Prints one line of JSON an attempt.
+champion is a whole bundle. Without labels nothing is killed. Prints one line of JSON an attempt.
 """
 
 import json
@@ -41,7 +41,7 @@ def attempt(root: Path, address: str, label: str) -> None:
 
 
 def main(root: Path, address: str, labels: list[str]) -> None:
-    for label in [*labels, ""]:
+    for label in labels or [""]:
         child = os.fork()
         if not child:
             try:

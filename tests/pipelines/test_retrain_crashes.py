@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import ray
 from safetensors.numpy import load_file
 
 from avrec_ray.pipelines.event_export import exported, read_events
+from avrec_ray.pipelines.retrain_plan import unfinished
 from avrec_ray.pipelines.storage import Storage
 from tests.pipelines.retrain_world import (
     DAY_SECONDS,
@@ -28,32 +30,32 @@ from tests.pipelines.retrain_world import (
     write_given,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-STAGES = [
-    "prepare", "drift", "split", "baselines", "warm_start", "finetune", "train_reranker", "refresh", "embed_items",
-    "build_index", "bundle", "evaluate", "register",
-]  # fmt: skip
 LABELS = [
-    "export:events:begun", "export:events:written", "export:impressions:begun", "export:impressions:written",
-    "plan:begun", "plan:written", "prepare:begun", "prepare:publishing",
-    *[f"{stage}:worked" for stage in STAGES if stage != "register"],
-    "finetune:recorded", "evaluate:publishing", "register:versioned", "register:promoted", "register:worked",
-    "register:recorded", "outcome:begun",
+    ["export:events:begun", "export:events:written", "export:impressions:begun", "export:impressions:written",
+     "plan:begun", "plan:written", "prepare:begun", "prepare:publishing", "prepare:worked", "drift:worked"],
+    ["split:worked", "baselines:worked", "warm_start:worked", "finetune:worked", "finetune:recorded"],
+    ["train_reranker:worked", "refresh:worked", "embed_items:worked", "build_index:worked"],
+    ["bundle:worked", "evaluate:publishing", "evaluate:worked", "register:versioned", "register:promoted",
+     "register:worked", "register:recorded", "outcome:begun"],
 ]  # fmt: skip
-"""In the order in which a run comes by them, but for the two inside stages that the next attempt goes through again."""
-ORDER = sorted(
-    LABELS,
-    key=lambda label: (
-        STAGES.index(label.split(":")[0]) if label.split(":")[0] in STAGES else (99 if "outcome" in label else -1)
-    ),
-)
+"""Where a run is killed, in the order in which it comes by; a test each, so that none takes too long."""
+
+
+@dataclass
+class Swept:
+    """A storage that is swept, and what an uninterrupted run made of the same one, at the same place."""
+
+    root: Path
+    whole: dict[str, Any]
 
 
 def attempts(root: Path, *labels: str) -> list[dict[str, Any]]:
+    """The last attempt, without a crash point, is there only where no label is given."""
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-m", "tests.pipelines.killed_retrain", str(root), address, *labels]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=2800, check=False, env=dict(os.environ))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=390, check=False, env=dict(os.environ))
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert lines, done.stderr[-3000:]
     return lines
@@ -74,35 +76,53 @@ def result(root: Path, lines: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def test_killed_at_every_step_ends_as_an_uninterrupted_run(ray_cluster: None, tmp_path: Path) -> None:
-    root = tmp_path / "run"
+@pytest.fixture(scope="module")
+def prepared(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A champion, new events and a served list, beside a copy of all of it."""
+    root = tmp_path_factory.mktemp("crashes") / "run"
     job = retrain_job(root)
     write_given(root, days(0, 20, "past"))
     first_loop(job)
     new = days(20, 5, "new", swapped=True)
     post(job, new)
-    show(
-        job,
-        "u00",
-        [event.item_id for event in new if event.user_id == "u00"][:4],
-        START_SECONDS + 26 * DAY_SECONDS,
-        "r",
-    )
-    shutil.copytree(root, tmp_path / "before", symlinks=True)
-    lines = attempts(root)
+    mine = [event.item_id for event in new if event.user_id == "u00"][:4]
+    show(job, "u00", mine, START_SECONDS + 26 * DAY_SECONDS, "r")
+    shutil.copytree(root, root.with_name("before"), symlinks=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def swept(prepared: Path) -> Swept:
+    lines = attempts(prepared)
     assert [line["rc"] for line in lines if "rc" in line] == [0], lines
-    whole = result(root, lines)
-    shutil.rmtree(root)
-    (tmp_path / "before").rename(root)
-    killed = attempts(root, *ORDER)
+    whole = result(prepared, lines)
+    shutil.rmtree(prepared)
+    prepared.with_name("before").rename(prepared)
+    return Swept(prepared, whole)
+
+
+def test_storage_for_the_sweep_is_there(prepared: Path) -> None:
+    """By itself, because of what it takes."""
+    assert prepared.with_name("before").is_dir()
+
+
+@pytest.mark.parametrize("labels", LABELS, ids=lambda labels: labels[0])
+def test_killed_run_leaves_a_whole_champion_and_goes_on(swept: Swept, labels: list[str]) -> None:
+    """Tests of one order: each goes on where the one before was killed."""
+    killed = attempts(swept.root, *labels)
     codes = {line["label"]: line["rc"] for line in killed if "rc" in line}
-    assert codes == {**dict.fromkeys(ORDER, 137), "": 0}, [line for line in killed if "error" in line]
-    found = result(root, killed)
-    assert not list(root.glob("events/*.part"))
+    assert codes == dict.fromkeys(labels, 137), [line for line in killed if "error" in line]
+    assert unfinished(Storage.at(str(swept.root))) is not None
+
+
+def test_run_killed_at_every_step_ends_as_an_uninterrupted_one(swept: Swept) -> None:
+    lines = attempts(swept.root)
+    found = result(swept.root, lines)
+    assert not list(swept.root.glob("events/*.part"))
     for name in ("outcome", "events", "tables", "parts", "lists"):
-        assert found[name] == whole[name], name
-    for name, value in whole["towers"].items():
+        assert found[name] == swept.whole[name], name
+    for name, value in swept.whole["towers"].items():
         np.testing.assert_array_equal(found["towers"][name], value, err_msg=name)
-    ended = attempts(root)
+    ended = attempts(swept.root)
     assert [line["rc"] for line in ended if "rc" in line] == [0]
     assert not [line for line in ended if "outcome" in line]  # nothing new
