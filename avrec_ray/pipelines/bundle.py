@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, BundleMetadata, catalogue_table, load_bundle, save_bundle
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
+from avrec_ray.new_items.export import watermark_of
 from avrec_ray.pipelines.catalogue import build_catalogue, item_durations, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import model_version
 from avrec_ray.pipelines.item_to_item import fit_item_to_item
@@ -37,6 +38,8 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             index=job.index,
             seed=job.seed,
             data_version=require_record(storage, "split").fingerprint[:12],
+            media=job.media,
+            new_items_watermark=watermark_of(pq.read_schema(storage.items)),
         )
         # The same inputs gave this bundle before, and a service may be reading it.
         if not folder.exists():

@@ -3,7 +3,7 @@
 Dimension key: N catalogue, V kinds of content, S sampled users, K candidates, D vector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 from scipy.sparse.linalg import svds
 
 from avrec_ray.errors import BundleError
+from avrec_ray.new_items.growing import Growing
+from avrec_ray.new_items.vectors import NewItem
 from avrec_ray.ranking.conditional_logit import fit_weights
 from avrec_ray.retrieval.cold_items import ContentView
 from avrec_ray.retrieval.neighbours import Rows
@@ -29,7 +31,23 @@ class ContentLikeness:
 
     def __init__(self, vectors: npt.NDArray[np.float16]) -> None:
         """`vectors` float16 [N, D]; D is 0 where content says nothing."""
-        self.vectors = vectors
+        self._rows = Growing(vectors)
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float16]:
+        """float16 [N, D]."""
+        return np.asarray(self._rows.rows, np.float16)
+
+    def cover(self, living: Mapping[int, NewItem], added: Sequence[int], model_version: str) -> None:
+        """Vectors of items that joined behind the others, or changed: as predicted for this bundle, else zeros."""
+        if added:
+            self._rows.append(np.zeros((len(added), self.vectors.shape[1]), np.float16))
+        for row, item in living.items():
+            told = item.predicted
+            if told is not None and told.model_version == model_version and len(told.content) == self.vectors.shape[1]:
+                self.vectors[row] = told.content
+            else:
+                self.vectors[row] = 0
 
     def scores(self, chosen: Rows, rows: Rows) -> npt.NDArray[np.float32]:
         """float32 [K] in -1..1: mean likeness of each item of `rows` to the distinct items of `chosen`; 0 without."""

@@ -92,7 +92,13 @@ def test_backup_overwrites_nothing_and_leaves_no_part(store: EventStore, folder:
     with pytest.raises(FeedbackError, match="exists; a backup overwrites nothing"):
         store.backup(folder)
     assert not list(folder.parent.glob("*.part"))
-    assert sorted(path.name for path in folder.iterdir()) == ["backup.json", "events.parquet", "impressions.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "backup.json",
+        "events.parquet",
+        "impressions.parquet",
+        "item_changes.parquet",
+        "new_items.parquet",
+    ]
 
 
 def test_backup_cut_short_by_an_earlier_run_is_made_anew(store: EventStore, tmp_path: Path) -> None:
