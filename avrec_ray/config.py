@@ -18,6 +18,7 @@ from avrec_ray.evaluation.split import SplitConfig
 from avrec_ray.evaluation.tuning import BaselinesConfig
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.media.config import MediaConfig
+from avrec_ray.new_items.config import NewItemsConfig
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.retrieval.config import IndexConfig, MatcherConfig
@@ -89,6 +90,7 @@ class JobConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    new_items: NewItemsConfig = field(default_factory=NewItemsConfig)
     serve: ServeSettings = field(default_factory=ServeSettings)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import torch
 
 from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, BundleMetadata, Catalogue, catalogue_table, save_bundle
+from avrec_ray.media.config import MediaConfig
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.ranking.interaction import AttentionReranker
@@ -37,6 +38,8 @@ def build_tiny_bundle(
     head_std: float = 0.0,
     num_users: int = 30,
     num_choices: int = 200,
+    media: MediaConfig | None = None,
+    new_items_watermark: int = 0,
 ) -> Path:
     """Write a complete bundle at `folder`, whose name is its model_version; returns `folder`.
 
@@ -55,6 +58,8 @@ def build_tiny_bundle(
         index=IndexConfig(),
         seed=seed,
         data_version="d-tiny",
+        media=media,
+        new_items_watermark=new_items_watermark,
     )
 
     def write_files(staging: Path) -> None:
@@ -123,3 +128,8 @@ def _write_vectors(staging: Path, two_tower: TwoTower, items: Catalogue, tokens:
     write_moments(staging / "moments.parquet", items.item_ids, moments.numpy(), present.numpy(), spans, TOWERS_VERSION)
     (staging / "index").mkdir()
     build_index(embeddings, IndexConfig()).save(staging / "index", TOWERS_VERSION)
+
+
+def tiny_media() -> MediaConfig:
+    """How media become clips that fit `tiny_towers`."""
+    return MediaConfig(num_frames=2, frame_size=16, num_mel_bins=8, clip_seconds=0.5, max_clips=2)

@@ -163,6 +163,12 @@ class NewItemStore:
         with write(self._engine, ITEMS_LOCK) as connection:
             return connection.execute(sa.update(new_items).where(_held(claim)), until).rowcount == 1
 
+    def give_back(self, claim: Claim, counts: bool = True) -> bool:
+        """Let the item wait for another attempt; False as `finish`. Without `counts` this one was none."""
+        values = {**_state("queued"), "attempts": claim.attempts - (not counts)}
+        with write(self._engine, ITEMS_LOCK) as connection:
+            return connection.execute(sa.update(new_items).where(_held(claim)), values).rowcount == 1
+
     def finish(self, claim: Claim, towers_version: str, vectors: bytes) -> bool:
         """Log an item's vectors, durably; False: it was replaced, deleted or given away, and nothing is kept."""
         with write(self._engine, ITEMS_LOCK) as connection:

@@ -40,6 +40,7 @@ class Reranker:
         self.layout = moment_layout(self.bundle.metadata.towers.max_clips)
         self._overlay = Overlay(self.bundle)
         self._lock = ReadWriteLock()
+        self._has_changed = False
 
     @property
     def items(self) -> ItemArrays:
@@ -53,6 +54,7 @@ class Reranker:
             BundleError: vectors that do not fit; nothing of the batch is applied then.
         """
         with self._lock.writing():
+            self._has_changed = True
             applied = self._overlay.apply(changes)
             self.scorer.cover(applied.living, [*applied.added])
             self.policy.cover([*applied.added, *applied.updated], self.bundle.embeddings)
@@ -79,9 +81,12 @@ class Reranker:
                 the client named is neither steered nor counted.
 
         Raises:
-            BundleError: a candidate is not in this bundle's catalogue (the matcher serves another one).
+            BundleError: a candidate is not in this bundle's catalogue (the matcher serves another one). After the first
+                `apply` it is left out instead, unless all are unknown.
         """
         with self._lock.reading():
+            if self._has_changed:  # the matcher may know of an item before, or longer than this one
+                candidates = [c for c in candidates if self.knows(c.item_id)] or candidates
             return self._rerank(query, candidates, at_seconds, ledger) if candidates else []
 
     def _rerank(

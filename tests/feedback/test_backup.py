@@ -126,5 +126,7 @@ def test_restore_of_no_backup_or_another_version_is_refused(folder: Path, empty:
         empty.restore(tmp_path / "nowhere")
     manifest = json.loads((folder / "backup.json").read_text())
     (folder / "backup.json").write_text(json.dumps(manifest | {"schema_version": 99}))
-    with pytest.raises(FeedbackError, match="has schema version 99, this code reads 2; restore it with the version"):
+    with pytest.raises(
+        FeedbackError, match="has schema version 99, this code reads {SCHEMA_VERSION}; restore it with the version"
+    ):
         empty.restore(folder)
