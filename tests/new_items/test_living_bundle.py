@@ -107,9 +107,11 @@ def test_lists_without_new_items_are_those_of_the_bundle(
     for model in models:
         model.apply([*changes, delete("n3", 30), delete("i30", 31)])
     again = matcher.score(query, [f"i{n:02d}" for n in range(40)])
-    assert again == [c for c in candidates if c.item_id != "i30"]
+    kept = [c for c in candidates if c.item_id != "i30"]
+    assert item_ids(again) == item_ids(kept)
+    assert [c.score for c in again] == pytest.approx([c.score for c in kept], abs=1e-5)
     after = {item.item_id: item.score for item in reranker.rerank(query, again)}
-    assert after == {item_id: pytest.approx(before[item_id], abs=1e-6) for item_id in before if item_id != "i30"}
+    assert after == {item_id: pytest.approx(before[item_id], abs=1e-5) for item_id in before if item_id != "i30"}
 
 
 def test_deleted_item_is_in_no_list_whatever_names_it(bundle: Path, make_item: Callable[..., NewItem]) -> None:
@@ -168,7 +170,6 @@ def test_item_that_comes_back_is_a_new_one(models: tuple[Matcher, Reranker], mak
 def test_predictions_of_this_bundle_speak_for_a_new_item_and_those_of_another_do_not(
     bundle: Path, make_item: Callable[..., NewItem]
 ) -> None:
-    scores = {}
     for version in ("v-tiny", "v-other"):
         matcher, reranker = Matcher(bundle, MATCHER), Reranker(bundle)
         item = make_item("new")
@@ -176,11 +177,12 @@ def test_predictions_of_this_bundle_speak_for_a_new_item_and_those_of_another_do
         item.predicted = Predicted(version, np.ones(6, np.float16), {"taste": told, "session": told})
         matcher.apply([put(item)])
         reranker.apply([put(item)])
-        query = Query("u", history("i01", "i02"), k=50)
-        columns_said = matcher.stock.session.scores(np.array([1]))  # type: ignore[union-attr]
-        assert (len(columns_said) == 41 and columns_said[40] == 5.0) == (version == "v-tiny")
-        (scores[version],) = [r.score for r in reranker.rerank(query, matcher.score(query, ["new"]))]
-    assert scores["v-tiny"] != scores["v-other"]
+        tables, new = reranker.scorer.item_to_item, np.array([40])
+        said = [table.relative_scores(np.array([1]), new)[0] for table in (tables.taste, tables.session)]
+        said.append(tables.content.scores(np.array([1]), new)[0])
+        assert matcher.stock.session is not None
+        said.append(matcher.stock.session.scores(np.array([1]))[40:].sum())
+        assert [bool(value) for value in said] == [version == "v-tiny"] * 4
 
 
 def test_rules_hold_for_items_that_join(bundle: Path, tmp_path: Path, make_item: Callable[..., NewItem]) -> None:
@@ -198,7 +200,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(OPERATIONS, st.integers(1, 12))
 def test_any_changes_in_any_batches_give_the_same_lists(
     bundle: Path, make_item: Callable[..., NewItem], operations: list[tuple[str, str]], batch: int
