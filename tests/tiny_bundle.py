@@ -40,12 +40,14 @@ def build_tiny_bundle(
     num_choices: int = 200,
     media: MediaConfig | None = None,
     new_items_watermark: int = 0,
+    random_vectors: bool = False,
 ) -> Path:
     """Write a complete bundle at `folder`, whose name is its model_version; returns `folder`.
 
     Models are as built, that is untrained; `head_std` > 0 draws what the reranker starts with at zero, so that it has
     an opinion of its own. Every fifth item lacks video and every seventh has text alone. `num_choices` random choices
-    of `num_users` make the neighbours. Where the towers read profiles, users u0 to u7 have those of `tiny_profiles`.
+    of `num_users` make the neighbours. With `random_vectors` vectors are drawn, too. Where the towers read profiles,
+    users u0 to u7 have those of `tiny_profiles`.
     """
     torch.manual_seed(seed)
     cfg, ranking = towers or tiny_towers(), reranker or RerankerConfig(num_interests=5, hidden_dim=8)
@@ -81,7 +83,10 @@ def build_tiny_bundle(
         profiles = tiny_profiles(random_columns(8, len(items), seed), cfg).profiles
         if profiles is not None:
             save_profiles(staging / "users.parquet", profiles)
-        _write_vectors(staging, two_tower, items, tiny_tokens(cfg, len(items), seed))
+        if random_vectors:
+            _write_random_vectors(staging, cfg, items, rng)
+        else:
+            _write_vectors(staging, two_tower, items, tiny_tokens(cfg, len(items), seed))
 
     return save_bundle(folder, metadata, write_files)
 
@@ -126,6 +131,19 @@ def _write_vectors(staging: Path, two_tower: TwoTower, items: Catalogue, tokens:
     spans = np.tile(np.stack([starts, starts + 4.0], 1), (len(items), 1, 1))
     write_embeddings(staging / "embeddings.parquet", items.item_ids, embeddings, TOWERS_VERSION)
     write_moments(staging / "moments.parquet", items.item_ids, moments.numpy(), present.numpy(), spans, TOWERS_VERSION)
+    (staging / "index").mkdir()
+    build_index(embeddings, IndexConfig()).save(staging / "index", TOWERS_VERSION)
+
+
+def _write_random_vectors(staging: Path, cfg: TowersConfig, items: Catalogue, rng: np.random.Generator) -> None:
+    """A unit vector an item, and its moments, all of which exist."""
+    drawn = rng.normal(size=(len(items), 2 + 2 * cfg.max_clips, cfg.embedding_dim)).astype(np.float32)
+    drawn /= np.linalg.norm(drawn, axis=2, keepdims=True)
+    embeddings, moments = np.ascontiguousarray(drawn[:, 0]), drawn[:, 1:]
+    spans = np.zeros((len(items), cfg.max_clips, 2), np.float32)
+    write_embeddings(staging / "embeddings.parquet", items.item_ids, embeddings, TOWERS_VERSION)
+    present = np.ones(moments.shape[:2], bool)
+    write_moments(staging / "moments.parquet", items.item_ids, moments, present, spans, TOWERS_VERSION)
     (staging / "index").mkdir()
     build_index(embeddings, IndexConfig()).save(staging / "index", TOWERS_VERSION)
 
