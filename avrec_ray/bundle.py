@@ -7,6 +7,7 @@
     taste_neighbours.safetensors       item-to-item tables, see NeighbourConfig
     session_neighbours.safetensors
     content.safetensors                a vector an item, by which its content is compared with other items'
+    predictor.safetensors, .json       how items that join later get neighbours and such a vector
     items.parquet                      the catalogue: facts of each item, tags, popularity
     embeddings.parquet moments.parquet one row an item, one row a moment
     users.parquet                      hashed attributes and friends, only where the towers read them
@@ -222,6 +223,16 @@ def load_metadata(folder: str | Path) -> BundleMetadata:
         raise BundleError(f"{path} does not hold a bundle's metadata ({error}); rebuild the bundle") from error
 
 
+def verify_files(folder: str | Path, metadata: BundleMetadata) -> None:
+    """Check the digest of every file, and that none is missing that serving needs.
+
+    Raises:
+        BundleError: naming the file.
+    """
+    for name in sorted({*REQUIRED_FILES, *metadata.files}):
+        _verify_file(Path(folder), name, metadata)
+
+
 def load_catalogue(folder: str | Path) -> Catalogue:
     """The catalogue of a bundle alone; needs no model."""
     metadata = load_metadata(folder)
@@ -254,8 +265,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     """
     path = Path(folder)
     metadata = load_metadata(path)
-    for name in sorted({*REQUIRED_FILES, *metadata.files}):
-        _verify_file(path, name, metadata)
+    verify_files(path, metadata)
     items = catalogue_from_table(pq.read_table(path / "items.parquet"))
     embeddings_table = _read_versioned(path, "embeddings.parquet", metadata)
     if embeddings_table["item_id"].to_pylist() != items.item_ids:

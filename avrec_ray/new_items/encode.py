@@ -11,11 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from avrec_ray.bundle import Catalogue, load_catalogue, load_metadata
+from avrec_ray.bundle import NEIGHBOUR_FILES, Catalogue, load_catalogue, load_metadata, verify_files
 from avrec_ray.errors import BundleError
 from avrec_ray.new_items.eligible import why_not_encodable
+from avrec_ray.new_items.predict import FILES as PREDICTOR_FILES
+from avrec_ray.new_items.predict import Predictor, SpokenFor, load_predictor
 from avrec_ray.new_items.submission import Submission
-from avrec_ray.new_items.vectors import NewItem
+from avrec_ray.new_items.tokens import mean_tokens
+from avrec_ray.new_items.vectors import TABLES, NewItem
+from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.towers.config import GIVEN, TowersConfig, moment_layout
 from avrec_ray.towers.encoder_registry import build_encoder
 from avrec_ray.towers.item_tower import ItemTokens, ItemTower, token_shapes
@@ -34,12 +38,21 @@ class ItemEncoder:
         path, metadata = Path(bundle), load_metadata(bundle)
         if reason := why_not_encodable(metadata):
             raise BundleError(f"{path} takes no new items: {reason}")
+        verify_files(path, metadata)
         self.metadata, self.cfg = metadata, metadata.towers
         self.items: Catalogue = load_catalogue(path)
         self.towers = TwoTower(self.cfg, len(self.items))
         load_weights(path / "towers.safetensors", self.towers)
         self.towers.eval()
         self.encoders = _encoders(path, self.cfg, self.towers)
+        self.predictor: Predictor | None = None
+        self._tables: dict[str, SpokenFor] = {}
+        if (path / PREDICTOR_FILES[0]).exists():
+            self.predictor = load_predictor(path)
+            for name, file in zip(TABLES, NEIGHBOUR_FILES, strict=True):
+                if name in self.predictor.weights:
+                    table, count = load_neighbours(path / file, len(self.items)), metadata.reranker.cold_neighbours
+                    self._tables[name] = SpokenFor(table, self.predictor, name, count)
 
     @torch.inference_mode()
     def __call__(self, facts: Submission, clips: Sequence[Clip], keeps_behaviour: bool = True) -> NewItem:
@@ -63,7 +76,13 @@ class ItemEncoder:
             raise BundleError(f"the towers of {self.metadata.model_version} gave {facts.item_id!r} no finite vector")
         end = max((clip.end_seconds for clip in clips), default=0.0)
         spans = _moment_spans(clip_spans) * mask[:, None]
-        return NewItem(facts, end if end > 0 else float("nan"), embedding, kept, mask, spans)
+        item = NewItem(facts, end if end > 0 else float("nan"), embedding, kept, mask, spans)
+        if self.predictor is not None:
+            means = {n: mean_tokens(tokens.tokens[n].numpy(), tokens.masks[n].numpy())[0] for n in MODALITIES}
+            item.predicted = self.predictor(
+                facts, means, self._tables, self.items.item_ids, self.metadata.model_version
+            )
+        return item
 
     def tokens(self, facts: Submission, clips: Sequence[Clip]) -> tuple[ItemTokens, npt.NDArray[np.float32]]:
         """What the encoders leave of one item, and the spans [C, 2] of its clips."""
