@@ -27,6 +27,7 @@ from avrec_ray.media.config import MediaConfig
 from avrec_ray.new_items.config import NewItemsConfig
 from avrec_ray.new_items.follow import Follower
 from avrec_ray.new_items.ingest import IngestWorker
+from avrec_ray.new_items.log import Change
 from avrec_ray.new_items.store import NewItemStore
 from avrec_ray.new_items.submission import Submission
 from avrec_ray.ranking.reranker import Reranker
@@ -135,6 +136,17 @@ def while_joining(service: Service, put: Callable[[int], None], num_requests: in
     return taken, count
 
 
+def apply_ms(model: Matcher | Reranker, vectors: bytes, count: int = 30) -> str:
+    """What `apply` takes: of the first item, which makes room, and of the others."""
+    taken = []
+    for number in range(count):
+        facts = Submission(f"applied{number}", "x")
+        began = time.perf_counter()
+        model.apply([Change(1, facts.item_id, "put", facts.to_json(), vectors)])
+        taken.append(1e3 * (time.perf_counter() - began))
+    return f"first {taken[0]:.2f} ms  median {np.median(taken):.2f} ms  most {max(taken):.2f} ms"
+
+
 def main(num_items: int, rounds: int, num_requests: int) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
@@ -166,6 +178,8 @@ def main(num_items: int, rounds: int, num_requests: int) -> None:
             while (claim := service.store.claim("benchmark", 60)) is not None:
                 service.store.finish(claim, service.matcher.bundle.metadata.towers_version, vectors)
 
+        for name, model in (("matcher", service.matcher), ("reranker", service.reranker)):
+            print(f"requests wait for one item that joins the {name}: {apply_ms(model, vectors)}")
         quiet = service.request_ms(num_requests)
         busy, count = while_joining(service, put_ready, num_requests)
         for name, taken in (("quiet", quiet), (f"{count} items joining", busy)):
