@@ -46,7 +46,7 @@ _BODIES: dict[str, Any] = {
 def new_item_routes(inbox: ItemInbox, errors: dict[int | str, dict[str, Any]]) -> APIRouter:
     """To be included before the routes of single items: those take any path below /v1/items."""
     router = APIRouter()
-    some_errors = {404: errors[422]}
+    some_errors: dict[int | str, dict[str, Any]] = {404: errors[422]}
 
     @router.post("/v1/items", status_code=202, openapi_extra=_BODIES, responses={409: errors[422], 413: errors[422]})
     async def submit_item(request: Request) -> ItemAccepted:

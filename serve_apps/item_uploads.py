@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from avrec_ray.new_items.uploads import Upload
 from serve_apps.problems import ProblemError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 MAX_ITEM_BYTES = 256 * 1024
 """Longest `item` part or query parameter."""
@@ -63,7 +67,7 @@ class _Form:
         self.is_ended = False
         self._field, self._value = bytearray(), bytearray()
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> "MultipartCallbacks":
         """For MultipartParser."""
         return {
             "on_header_field": lambda data, start, end: self._field.extend(data[start:end]),

@@ -110,7 +110,7 @@ class Predictor:
                 continue
             known = self.directions[kind].astype(np.float32)
             cosine = (known @ known.T).astype(np.float64)
-            told = known.any(1)
+            told = np.any(known, axis=1)
             kernels[kind] = cosine if sort == "words" else dense_kernel(cosine, told, told)
         size = (len(self.known), len(self.known))
         return joined(kernels, self.weights[name].views) if kernels else np.zeros(size)
@@ -143,7 +143,7 @@ class Predictor:
             known = self.directions[kind]
             cosine = own[kind][None] @ known.astype(np.float64).T
             told = np.array([bool(own[kind].any())])
-            kernels[kind] = cosine if sort == "words" else dense_kernel(cosine, told, known.any(1))
+            kernels[kind] = cosine if sort == "words" else dense_kernel(cosine, told, np.any(known, axis=1))
         return kernels
 
     def save(self, folder: Path) -> None:

@@ -17,6 +17,7 @@ from avrec_ray.towers.config import TowersConfig, moment_layout
 
 TABLES = ("taste", "session")
 """Item-to-item tables of a bundle, as `ItemToItem` names them."""
+_MAX_NORM_ERROR = 1e-3
 
 
 @dataclass(eq=False)
@@ -68,7 +69,7 @@ def item_from_bytes(facts: Submission, data: bytes, towers: TowersConfig) -> New
     """What `to_bytes` wrote, checked against the towers that serve it.
 
     Raises:
-        BundleError: torn, of other shapes, or not finite.
+        BundleError: torn, of other shapes, not finite, or no unit vector.
     """
     try:
         arrays, notes = load(data), _notes(data)
@@ -85,6 +86,8 @@ def item_from_bytes(facts: Submission, data: bytes, towers: TowersConfig) -> New
             raise BundleError(f"new item {facts.item_id!r}: {name} is {found}, expected {shape}; submit it again")
     if not all(np.isfinite(arrays[name]).all() for name in ("embedding", "moments", "moment_spans")):
         raise BundleError(f"new item {facts.item_id!r}: vectors are not finite; submit it again")
+    if abs(float(np.linalg.norm(arrays["embedding"])) - 1) > _MAX_NORM_ERROR:
+        raise BundleError(f"new item {facts.item_id!r}: its embedding has not length 1; submit it again")
     predicted = None
     if "model_version" in notes:
         speakers = {

@@ -172,6 +172,9 @@ def test_vectors_survive_the_store_and_damaged_ones_are_refused(bundle: Path) ->
         item_from_bytes(item.facts, item.to_bytes()[:-3], tiny_towers())
     with pytest.raises(BundleError, match=r"embedding is \(8,\), expected \(16,\)"):
         item_from_bytes(item.facts, item.to_bytes(), tiny_towers(embedding_dim=16))
+    item.embedding = item.embedding * 2
+    with pytest.raises(BundleError, match="has not length 1"):
+        item_from_bytes(item.facts, item.to_bytes(), tiny_towers())
 
 
 def test_upload_is_whole_or_not_there_and_sweep_removes_what_nobody_names(tmp_path: Path) -> None:
