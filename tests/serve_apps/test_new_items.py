@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -251,3 +252,34 @@ def test_items_need_a_key_where_there_are_keys(bundle: Path, tmp_path: Path) -> 
         video = {"Content-Type": "video/mp4"}
         assert httpx.post(address + "/v1/items", content=bytes(5000), headers=video).status_code == 401
     assert not (tmp_path / "new_items").exists()
+
+
+def test_upload_that_cannot_be_written_is_503(make_gateway: Callable[..., Gateway], tmp_path: Path) -> None:
+    (tmp_path / "a_file").touch()
+    gateway = make_gateway(uploads_folder=str(tmp_path / "a_file"))
+    params = {"item": json.dumps({"item_id": "x"})}
+    answer = gateway.client.post("/v1/items", params=params, content=b"abc", headers={"Content-Type": "video/mp4"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert gateway.client.get("/v1/items/x/status").status_code == 404
+
+
+def test_upload_that_ends_before_its_end_leaves_nothing(gateway: Gateway) -> None:
+    address = gateway.client.base_url
+    with socket.create_connection((address.host, address.port or 80)) as connection:
+        head = "POST /v1/items?item=%7B%22item_id%22:%22half%22%7D HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\n"
+        connection.sendall(f"{head}Content-Length: 3000000\r\n\r\n".encode() + bytes(2_000_000))
+        wait_until(lambda: gateway.uploads.is_dir() and any(p.stat().st_size for p in gateway.uploads.iterdir()))
+    wait_until(lambda: list(gateway.uploads.iterdir()) == [])
+    assert gateway.client.get("/v1/items/half/status").status_code == 404
+
+
+def test_api_description_and_its_page_hold_the_routes(gateway: Gateway) -> None:
+    paths = gateway.client.get("/openapi.json").json()["paths"]
+    assert set(paths["/v1/items"]["post"]["requestBody"]["content"]) == {
+        "application/json",
+        "multipart/form-data",
+        "application/octet-stream",
+    }
+    assert "/v1/items/{item_id}/status" in paths
+    assert "delete" in paths["/v1/items/{item_id}"]
+    assert "/v1/items" in gateway.client.get("/docs").text
