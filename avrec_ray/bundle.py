@@ -7,6 +7,7 @@
     taste_neighbours.safetensors       item-to-item tables, see NeighbourConfig
     session_neighbours.safetensors
     content.safetensors                a vector an item, by which its content is compared with other items'
+    predictor.safetensors, .json       how items that join later get neighbours and such a vector
     items.parquet                      the catalogue: facts of each item, tags, popularity
     embeddings.parquet moments.parquet one row an item, one row a moment
     users.parquet                      hashed attributes and friends, only where the towers read them
@@ -20,8 +21,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,14 @@ import pyarrow.parquet as pq
 from avrec_ray import __version__
 from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.errors import BundleError, ConfigError
+from avrec_ray.media.config import MediaConfig
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.retrieval.config import IndexConfig
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.vector_tables import moment_arrays, vectors_of
 from avrec_ray.training.profiles import UserProfiles, load_profiles
 
-FORMAT = 3
+FORMAT = 4
 """Version of the directory layout."""
 
 NEIGHBOUR_FILES = ("taste_neighbours.safetensors", "session_neighbours.safetensors")
@@ -66,6 +68,10 @@ class BundleMetadata:
     seed: int
     data_version: str
     """Digest of the tables that the models were fitted on."""
+    media: MediaConfig | None = None
+    """What clips were decoded with, which new items are decoded with too; None: the items came without media."""
+    new_items_watermark: int = 0
+    """Changes of new items up to this one are in the catalogue, see `NewItemStore.accepted_items`."""
     code_version: str = __version__
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
@@ -106,6 +112,14 @@ class Catalogue:
         """Row of an item, or None when it is not in the catalogue."""
         return self.index_of.get(item_id)
 
+    def take(self, rows: Sequence[int]) -> "Catalogue":
+        """Some items, as a catalogue of their own."""
+        columns: dict[str, Any] = {}
+        for column in fields(self):
+            values = getattr(self, column.name)
+            columns[column.name] = [values[row] for row in rows] if isinstance(values, list) else values[list(rows)]
+        return Catalogue(**columns)
+
     def __len__(self) -> int:
         return len(self.item_ids)
 
@@ -126,6 +140,11 @@ class Bundle:
     """[N, M, 2]: start and end, seconds, half open."""
     profiles: UserProfiles | None = None
     """Attributes and friends of users; None where the towers read none."""
+    num_built: int = field(init=False)
+    """N as the bundle was built, for which weights and tables are; items that join later have rows behind."""
+
+    def __post_init__(self) -> None:
+        self.num_built = len(self.items)
 
 
 def catalogue_table(catalogue: Catalogue) -> pa.Table:
@@ -204,6 +223,16 @@ def load_metadata(folder: str | Path) -> BundleMetadata:
         raise BundleError(f"{path} does not hold a bundle's metadata ({error}); rebuild the bundle") from error
 
 
+def verify_files(folder: str | Path, metadata: BundleMetadata) -> None:
+    """Check the digest of every file, and that none is missing that serving needs.
+
+    Raises:
+        BundleError: naming the file.
+    """
+    for name in sorted({*REQUIRED_FILES, *metadata.files}):
+        _verify_file(Path(folder), name, metadata)
+
+
 def load_catalogue(folder: str | Path) -> Catalogue:
     """The catalogue of a bundle alone; needs no model."""
     metadata = load_metadata(folder)
@@ -236,8 +265,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     """
     path = Path(folder)
     metadata = load_metadata(path)
-    for name in sorted({*REQUIRED_FILES, *metadata.files}):
-        _verify_file(path, name, metadata)
+    verify_files(path, metadata)
     items = catalogue_from_table(pq.read_table(path / "items.parquet"))
     embeddings_table = _read_versioned(path, "embeddings.parquet", metadata)
     if embeddings_table["item_id"].to_pylist() != items.item_ids:

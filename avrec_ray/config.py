@@ -19,6 +19,7 @@ from avrec_ray.evaluation.tuning import BaselinesConfig
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.feedback.retrain_config import RetrainConfig
 from avrec_ray.media.config import MediaConfig
+from avrec_ray.new_items.config import NewItemsConfig
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.retrieval.config import IndexConfig, MatcherConfig
@@ -92,6 +93,7 @@ class JobConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
+    new_items: NewItemsConfig = field(default_factory=NewItemsConfig)
     serve: ServeSettings = field(default_factory=ServeSettings)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -60,6 +60,8 @@ ITEMS = pa.schema(
         pa.field("published_at", _TIME),
     ]
 )
+NEW_ITEMS_WATERMARK = b"new_items_watermark"
+"""Key of an items table's metadata: up to which change of the running service's catalogue it goes."""
 INTERACTIONS = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
@@ -244,7 +246,9 @@ def check_table(table: pa.Table, schema: pa.Schema, name: str, unique: Iterable[
 
 def check_items(table: pa.Table) -> pa.Table:
     """Check an items table: `item_id` unique, schema ITEMS, and the vector columns that it may have behind."""
-    return check_vectors(check_table(table, ITEMS, "items", unique=["item_id"]))
+    checked = check_vectors(check_table(table, ITEMS, "items", unique=["item_id"]))
+    watermark = (table.schema.metadata or {}).get(NEW_ITEMS_WATERMARK)
+    return checked if watermark is None else checked.replace_schema_metadata({NEW_ITEMS_WATERMARK: watermark})
 
 
 def check_interactions(table: pa.Table) -> pa.Table:

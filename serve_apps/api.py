@@ -20,7 +20,10 @@ from serve_apps.flow import RequestFlow
 from serve_apps.health import health_routes
 from serve_apps.impression_log import ImpressionLog
 from serve_apps.inbox import Inbox
+from serve_apps.item_inbox import is_upload
+from serve_apps.item_routes import new_item_routes
 from serve_apps.lists import impressions_of, item_body, list_response, rank_response
+from serve_apps.new_items import NewItems
 from serve_apps.problems import ProblemError
 from serve_apps.schemas import (
     MAX_K,
@@ -41,7 +44,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def create_api(
-    flow: RequestFlow, feedback: FeedbackConfig, digests: Sequence[str], max_body_bytes: int = 1_048_576
+    flow: RequestFlow,
+    feedback: FeedbackConfig,
+    digests: Sequence[str],
+    max_body_bytes: int = 1_048_576,
+    new_items: NewItems | None = None,
 ) -> FastAPI:
     """The application. With `digests` every route but health and the API description needs a key."""
 
@@ -50,7 +57,11 @@ def create_api(
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
+        if new_items is not None:
+            new_items.start()
         yield
+        if new_items is not None:
+            new_items.close()
         inbox.close()
         log.close()
         flow.close()
@@ -67,13 +78,15 @@ def create_api(
     api.include_router(health_routes(flow))
     guarded = APIRouter(dependencies=[Depends(authorise(digests))], responses=_ERRORS)
     _add_list_routes(guarded, flow, log)
+    if new_items is not None:
+        guarded.include_router(new_item_routes(new_items.inbox, _ERRORS))
     _add_item_routes(guarded, flow)
     _add_feedback_route(guarded, inbox)
     add_user_routes(guarded, flow.users)
     api.include_router(guarded)
     if not digests:  # whoever may reach a service with keys needs no page that explains it
         api.get("/docs", include_in_schema=False)(lambda: HTMLResponse(docs_html(api.openapi())))
-    api.add_middleware(Edge, max_body_bytes=max_body_bytes, metrics=flow.metrics)
+    api.add_middleware(Edge, max_body_bytes=max_body_bytes, metrics=flow.metrics, is_stream=is_upload)
     return api
 
 
@@ -100,6 +113,7 @@ def _add_list_routes(router: APIRouter, flow: RequestFlow, log: ImpressionLog) -
     async def rank(body: RankRequest) -> RankResponse:
         """The given items in the order that suits the user."""
         item_ids = list(dict.fromkeys(body.items))
+        await flow.know(item_ids)
         known = [item_id for item_id in item_ids if flow.catalogue.idx(item_id) is not None]
         user_id = flow.users.stored(body.user_id)
         served = await flow.rank(user_id, known, body.explain, body.deadline_ms)
@@ -114,13 +128,13 @@ def _add_item_routes(router: APIRouter, flow: RequestFlow) -> None:
     @router.get("/v1/items/{item_id:path}/similar", responses={404: _ERRORS[422]})
     async def similar(item_id: str, k: Annotated[int, QueryParameter(ge=1, le=MAX_K)] = 10) -> ListResponse:
         """Items near an item."""
-        served = await flow.similar(_row_of(flow, item_id), k)
+        served = await flow.similar(await _row_of(flow, item_id), k)
         return list_response(flow.catalogue, served, explain=False)
 
     @router.get("/v1/items/{item_id:path}", responses={404: _ERRORS[422]})
     async def item(item_id: str) -> CatalogueItem:
         """What the bundle knows of an item."""
-        return item_body(flow.catalogue, _row_of(flow, item_id), flow.model_version)
+        return item_body(flow.catalogue, await _row_of(flow, item_id), flow.model_version)
 
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -128,7 +142,8 @@ def _add_item_routes(router: APIRouter, flow: RequestFlow) -> None:
         return Response(flow.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _row_of(flow: RequestFlow, item_id: str) -> int:
+async def _row_of(flow: RequestFlow, item_id: str) -> int:
+    await flow.know([item_id])
     row = flow.catalogue.idx(item_id)
     if row is None:
         raise ProblemError(404, f"item {item_id[:80]!a} is not in the catalogue of {flow.model_version}")

@@ -7,6 +7,7 @@ from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import check_range
 from avrec_ray.errors import ConfigError
 from avrec_ray.feedback.config import FeedbackConfig
+from avrec_ray.new_items.config import NewItemsConfig
 from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.retrieval.config import MatcherConfig
 
@@ -22,6 +23,7 @@ class ServeConfig:
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     matcher: MatcherConfig = field(default_factory=MatcherConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    new_items: NewItemsConfig = field(default_factory=NewItemsConfig)
     host: str = "127.0.0.1"
     """Address to listen on; other than loopback only with AVREC_API_KEYS."""
     port: int = 8080
@@ -55,6 +57,7 @@ def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
         feedback=job.feedback,
         matcher=job.matcher,
         policy=job.policy,
+        new_items=job.new_items,
         host=job.serve.host,
         port=job.serve.port,
         gateway_replicas=job.serve.gateway_replicas,

@@ -14,10 +14,16 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Edge:
-    """Answers 413 to a body above `max_body_bytes`, declared or streamed."""
+    """Answers 413 to a body above `max_body_bytes`, declared or streamed; `is_stream` picks what passes as it comes."""
 
-    def __init__(self, app: App, max_body_bytes: int, metrics: GatewayMetrics) -> None:
-        self._app = app
+    def __init__(
+        self,
+        app: App,
+        max_body_bytes: int,
+        metrics: GatewayMetrics,
+        is_stream: Callable[[Scope], bool] = lambda _scope: False,
+    ) -> None:
+        self._app, self._is_stream = app, is_stream
         self._max_body_bytes = max_body_bytes
         self._metrics = metrics
 
@@ -31,6 +37,9 @@ class Edge:
                 self._metrics.requests.labels(_route_of(scope), str(message["status"])).inc()
             await send(message)
 
+        if self._is_stream(scope):
+            await self._app(scope, receive, counting_send)
+            return
         body = await self._read(scope, receive)
         if body is None:
             answer = problem(413, f"the body is larger than {self._max_body_bytes} bytes; send it in parts")

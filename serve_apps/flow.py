@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -84,7 +84,8 @@ class RequestFlow:
         self.metrics = metrics or GatewayMetrics()
         self._popular = PopularItems(catalogue)
         self.users = UserDoor(store, known_users, load_profiles)
-        self._rules = rules or RuleEffects((), catalogue)
+        self.rules = rules or RuleEffects((), catalogue)
+        self._catch_up: Callable[[], int] | None = None
         self._history_length = history_length
         self._deadline_ms = deadline_ms
         # Threads of its own: reads that hang on a database must not use up those that store feedback.
@@ -97,7 +98,7 @@ class RequestFlow:
         query = dataclasses.replace(query, user_id=name, history=history)
         self._mark_unknown(served, name, history)
         served.items = await self._personal(served, query) or []
-        return self._close(served)
+        return await self._finish(served)
 
     async def rank(self, user_id: str, item_ids: Sequence[str], explain: bool, deadline_ms: int | None) -> Served:
         """The given items of the catalogue, in the order that suits the user."""
@@ -108,10 +109,10 @@ class RequestFlow:
         scored = await self._stage(served, "match", lambda: self.models.score(query, item_ids))
         if scored is None or not self._same_model(served, scored.model_version):
             served.items = self._popular.rank(item_ids)
-            return self._close(served)
+            return await self._finish(served)
         ranked = await self._rerank(served, query, scored.candidates)
         served.items = self._popular.rank(item_ids) if ranked is None else ranked
-        return self._close(served)
+        return await self._finish(served)
 
     async def similar(self, row: int, k: int) -> Served:
         """Items near the one in row `row` of the catalogue."""
@@ -122,7 +123,7 @@ class RequestFlow:
             served.items = self._popular.similar(row, k)
         else:
             served.items = in_given_order(found.candidates, k)
-        return self._close(served)
+        return await self._finish(served)
 
     async def missing(self) -> list[str]:
         """What is not there right now: "event_store", "models"."""
@@ -219,11 +220,37 @@ class RequestFlow:
     def _unblocked(self, items: list[RankedItem]) -> list[RankedItem]:
         """Without what a rule blocks: only the reranker knows the rules, and a list may be answered without it."""
         rows = np.array([self.catalogue.index_of[item.item_id] for item in items], np.int64)
-        blocked = self._rules.blocked(rows, time.time())
+        blocked = self.rules.blocked(rows, time.time())
         if not blocked.any():
             return items
         kept = [item for item, out in zip(items, blocked.tolist(), strict=True) if not out]
         return [dataclasses.replace(item, rank=rank) for rank, item in enumerate(kept, start=1)]
+
+    async def know(self, item_ids: Iterable[str]) -> None:
+        """Where this catalogue lacks one of them, look at once whether it has joined."""
+        if any(self.catalogue.idx(item_id) is None for item_id in item_ids):
+            await self.follow()
+
+    def follow_with(self, catch_up: Callable[[], int]) -> None:
+        """Let `catch_up` take over what has joined or left the catalogue; it is called in a thread."""
+        self._catch_up = catch_up
+
+    async def follow(self) -> None:
+        """Take over what has joined or left the catalogue by now; what fails is tried again in a moment anyway."""
+        if self._catch_up is None:
+            return
+        try:
+            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._readers, self._catch_up), 2.0)
+        except Exception:
+            logger.warning("changes of the catalogue cannot be read", exc_info=True)
+
+    async def _finish(self, served: Served) -> Served:
+        """Items that the models know and this catalogue does not, new or just deleted, are in no list."""
+        await self.know(item.item_id for item in served.items)
+        known = [item for item in served.items if self.catalogue.idx(item.item_id) is not None]
+        if len(known) < len(served.items):
+            served.items = [dataclasses.replace(item, rank=rank) for rank, item in enumerate(known, start=1)]
+        return self._close(served)
 
     def _close(self, served: Served) -> Served:
         served.items = self._unblocked(served.items)

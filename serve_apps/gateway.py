@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from avrec_ray.bundle import load_bundle_profiles, load_catalogue, load_metadata
 from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.new_items.eligible import why_not_encodable
 from avrec_ray.ranking.rule_effects import RuleEffects
 from avrec_ray.ranking.rules import load_rules
 from avrec_ray.training.profiles import UserProfiles
@@ -23,14 +24,22 @@ from serve_apps.api import create_api
 from serve_apps.auth import check_host, key_digests
 from serve_apps.config import ServeConfig
 from serve_apps.flow import RequestFlow
+from serve_apps.following import FollowArgs
+from serve_apps.new_items import new_items_of
 
 
 class GatewayDeployment:
     """The FastAPI application over two deployment handles."""
 
     def __init__(
-        self, args: dict[str, Any], digests: Sequence[str], matcher: DeploymentHandle, reranker: DeploymentHandle
+        self,
+        args: dict[str, Any],
+        digests: Sequence[str],
+        matcher: DeploymentHandle,
+        reranker: DeploymentHandle,
+        _ingest: DeploymentHandle | None = None,
     ) -> None:
+        """`_ingest` is never called: an application runs what its ingress is given."""
         cfg = from_dict(ServeConfig, args)
         metadata = load_metadata(cfg.bundle)
         catalogue = load_catalogue(cfg.bundle)
@@ -47,7 +56,7 @@ class GatewayDeployment:
             load_profiles=lambda: load_bundle_profiles(cfg.bundle),
             rules=RuleEffects(load_rules(cfg.policy.rules) if cfg.policy.rules else (), catalogue),
         )
-        self._api = create_api(flow, cfg.feedback, digests, cfg.max_body_bytes)
+        self._api = create_api(flow, cfg.feedback, digests, cfg.max_body_bytes, new_items_of(cfg, flow, metadata))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._api
@@ -91,10 +100,11 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
     cfg = from_dict(ServeConfig, args)
     digests = key_digests()
     check_host(cfg.host, digests)
-    load_metadata(cfg.bundle)  # fail here, with the reason, rather than in a replica that restarts for ever
+    metadata = load_metadata(cfg.bundle)  # fail here, with the reason, rather than in a replica that restarts for ever
     if cfg.policy.rules:
         load_rules(cfg.policy.rules)
     # Imported late: they need torch, the gateway's replica does not.
+    from serve_apps.ingest import IngestDeployment
     from serve_apps.matcher import MatcherDeployment
     from serve_apps.reranker import RerankerDeployment
 
@@ -103,11 +113,19 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
     overload = BackpressureConfig(status_code=429, retry_after_s=1)
     replicas = {"num_replicas": cfg.gateway_replicas, "backpressure_config": overload}
     gateway = _deployment(serve.ingress()(GatewayDeployment), "gateway", 64, **replicas)
+    store_url, busy_seconds = cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds
+    follow = to_dict(
+        FollowArgs(url=store_url, busy_timeout_seconds=busy_seconds, poll_seconds=cfg.new_items.poll_seconds)
+    )
+    ingest = []
+    if cfg.new_items.num_workers and not why_not_encodable(metadata):
+        ingest = [_deployment(IngestDeployment, "ingest", 4, num_replicas=cfg.new_items.num_workers).bind(to_dict(cfg))]
     return gateway.bind(
         to_dict(cfg),
         digests,
-        matcher.bind(cfg.bundle, to_dict(cfg.matcher)),
-        reranker.bind(cfg.bundle, to_dict(cfg.policy)),
+        matcher.bind(cfg.bundle, to_dict(cfg.matcher), follow),
+        reranker.bind(cfg.bundle, to_dict(cfg.policy), follow),
+        *ingest,
     )
 
 

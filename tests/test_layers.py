@@ -12,7 +12,7 @@ HYDRA = {"hydra", "omegaconf"}
 ORDER = [
     {"types", "item_vectors", "errors", "dataclass_io", "cluster_config", "crash_points", "durable"},
     {"media", "datasets", "towers"},
-    {"training", "retrieval", "ranking", "feedback", "evaluation", "bundle"},
+    {"training", "retrieval", "ranking", "feedback", "evaluation", "bundle", "new_items"},
     {"config"},
     {"pipelines"},
 ]

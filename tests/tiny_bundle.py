@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import torch
 
 from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, BundleMetadata, Catalogue, catalogue_table, save_bundle
+from avrec_ray.media.config import MediaConfig
 from avrec_ray.ranking.config import TARGETS, RerankerConfig
 from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.ranking.interaction import AttentionReranker
@@ -38,13 +39,16 @@ def build_tiny_bundle(
     num_users: int = 30,
     num_choices: int = 200,
     calibration: dict[str, tuple[float, float]] | None = None,
+    media: MediaConfig | None = None,
+    new_items_watermark: int = 0,
+    random_vectors: bool = False,
 ) -> Path:
     """Write a complete bundle at `folder`, whose name is its model_version; returns `folder`.
 
     Models are as built, that is untrained; `head_std` > 0 draws what the reranker starts with at zero, so that it has
     an opinion of its own; `calibration` are slopes and intercepts of targets. Every fifth item lacks video and every
-    seventh has text alone. `num_choices` random choices of `num_users` make the neighbours. Where the towers read
-    profiles, users u0 to u7 have those of `tiny_profiles`.
+    seventh has text alone. `num_choices` random choices of `num_users` make the neighbours. With `random_vectors`
+    vectors are drawn, too. Where the towers read profiles, users u0 to u7 have those of `tiny_profiles`.
     """
     torch.manual_seed(seed)
     cfg, ranking = towers or tiny_towers(), reranker or RerankerConfig(num_interests=5, hidden_dim=8)
@@ -57,6 +61,8 @@ def build_tiny_bundle(
         index=IndexConfig(),
         seed=seed,
         data_version="d-tiny",
+        media=media,
+        new_items_watermark=new_items_watermark,
     )
 
     def write_files(staging: Path) -> None:
@@ -80,7 +86,10 @@ def build_tiny_bundle(
         profiles = tiny_profiles(random_columns(8, len(items), seed), cfg).profiles
         if profiles is not None:
             save_profiles(staging / "users.parquet", profiles)
-        _write_vectors(staging, two_tower, items, tiny_tokens(cfg, len(items), seed))
+        if random_vectors:
+            _write_random_vectors(staging, cfg, items, rng)
+        else:
+            _write_vectors(staging, two_tower, items, tiny_tokens(cfg, len(items), seed))
 
     return save_bundle(folder, metadata, write_files)
 
@@ -127,3 +136,21 @@ def _write_vectors(staging: Path, two_tower: TwoTower, items: Catalogue, tokens:
     write_moments(staging / "moments.parquet", items.item_ids, moments.numpy(), present.numpy(), spans, TOWERS_VERSION)
     (staging / "index").mkdir()
     build_index(embeddings, IndexConfig()).save(staging / "index", TOWERS_VERSION)
+
+
+def _write_random_vectors(staging: Path, cfg: TowersConfig, items: Catalogue, rng: np.random.Generator) -> None:
+    """A unit vector an item, and its moments, all of which exist."""
+    drawn = rng.normal(size=(len(items), 2 + 2 * cfg.max_clips, cfg.embedding_dim)).astype(np.float32)
+    drawn /= np.linalg.norm(drawn, axis=2, keepdims=True)
+    embeddings, moments = np.ascontiguousarray(drawn[:, 0]), drawn[:, 1:]
+    spans = np.zeros((len(items), cfg.max_clips, 2), np.float32)
+    write_embeddings(staging / "embeddings.parquet", items.item_ids, embeddings, TOWERS_VERSION)
+    present = np.ones(moments.shape[:2], bool)
+    write_moments(staging / "moments.parquet", items.item_ids, moments, present, spans, TOWERS_VERSION)
+    (staging / "index").mkdir()
+    build_index(embeddings, IndexConfig()).save(staging / "index", TOWERS_VERSION)
+
+
+def tiny_media() -> MediaConfig:
+    """How media become clips that fit `tiny_towers`."""
+    return MediaConfig(num_frames=2, frame_size=16, num_mel_bins=8, clip_seconds=0.5, max_clips=2)

@@ -13,13 +13,21 @@ import sqlalchemy as sa
 
 from avrec_ray.durable import sync
 from avrec_ray.errors import FeedbackError
-from avrec_ray.feedback.database import IMPRESSIONS_LOCK, snapshot, write
+from avrec_ray.feedback.database import IMPRESSIONS_LOCK, ITEMS_LOCK, snapshot, write
 from avrec_ray.feedback.pseudonyms import Pseudonyms
-from avrec_ray.feedback.tables import SCHEMA_VERSION, erased_events, erasures, events, impressions
+from avrec_ray.feedback.tables import (
+    SCHEMA_VERSION,
+    erased_events,
+    erasures,
+    events,
+    impressions,
+    item_changes,
+    new_items,
+)
 from avrec_ray.feedback.user_keys import ACTIVE, RETIRED, KeyState, check_keys, read_keys, set_state
 
 MANIFEST = "backup.json"
-TABLES = (events, impressions, erasures, erased_events)
+TABLES = (events, impressions, erasures, erased_events, new_items, item_changes)
 ROWS_PER_GROUP = 50_000
 _ARROW_TYPES: dict[type[Any], pa.DataType] = {
     sa.BigInteger: pa.int64(),
@@ -64,7 +72,8 @@ def restore(engine: sa.Engine, pseudonyms: Pseudonyms, folder: Path) -> int:
         raise FeedbackError(f"{folder} holds users under their own ids; restore it without keys, then rotate to them")
     with write(engine) as connection:
         if connection.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(IMPRESSIONS_LOCK)))
+            for lock in (IMPRESSIONS_LOCK, ITEMS_LOCK):
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))
         for table in TABLES:
             if connection.execute(sa.select(table.c.seq).limit(1)).first():
                 raise FeedbackError(f"the store has {table.name} already; restore into a new store")

@@ -28,6 +28,8 @@ EVENTS_LOCK = 0x617672656331
 """A number of ours for pg_advisory_xact_lock: who holds it adds events, or changes the tables."""
 IMPRESSIONS_LOCK = EVENTS_LOCK + 1
 """The same for impressions, so that served lists do not wait for feedback. SQLite has one lock for both."""
+ITEMS_LOCK = EVENTS_LOCK + 2
+"""The same for new items and changes of the catalogue."""
 
 
 class StoreUnavailableError(FeedbackError, OSError):

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Number of the newest revision, kept in `store_info` too: what came before migrations looks there."""
 
 metadata = sa.MetaData()
@@ -99,3 +99,43 @@ erased_events = sa.Table(
     sa.Column("erased_us", sa.BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )
+
+new_items = sa.Table(
+    "new_items",
+    metadata,
+    sa.Column("seq", _BIG_KEY, primary_key=True, autoincrement=True),
+    sa.Column("item_id", sa.Text, nullable=False, unique=True),
+    # Rises with every accepted body: work on an older one is thrown away.
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("media_file", sa.Text),
+    sa.Column("fingerprint", sa.LargeBinary(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(32), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("submitted_us", sa.BigInteger, nullable=False),
+    sa.Column("lease_owner", sa.Text, nullable=False),
+    sa.Column("lease_until_us", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+sa.Index("new_items_waiting", new_items.c.state, new_items.c.submitted_us)
+
+item_changes = sa.Table(
+    "item_changes",
+    metadata,
+    # What replicas follow: the order of commits, never reused.
+    sa.Column("seq", _BIG_KEY, primary_key=True, autoincrement=True),
+    sa.Column("item_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.String(8), nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("towers_version", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("media_file", sa.Text),
+    sa.Column("vectors", sa.LargeBinary, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+sa.Index("item_changes_item", item_changes.c.item_id, item_changes.c.seq)

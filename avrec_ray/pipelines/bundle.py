@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, BundleMetadata, catalogue_table, load_bundle, save_bundle
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
+from avrec_ray.new_items.export import watermark_of
 from avrec_ray.pipelines.catalogue import build_catalogue, item_durations, read_fitted, read_items
 from avrec_ray.pipelines.embed_items import model_version
-from avrec_ray.pipelines.item_to_item import fit_item_to_item
+from avrec_ray.pipelines.item_to_item import fit_with_predictor
 from avrec_ray.pipelines.profiles import read_profiles
 from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, fingerprint_of, require_record
@@ -37,6 +38,8 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             index=job.index,
             seed=job.seed,
             data_version=require_record(storage, "split").fingerprint[:12],
+            media=job.media,
+            new_items_watermark=watermark_of(pq.read_schema(storage.items)),
         )
         # The same inputs gave this bundle before, and a service may be reading it.
         if not folder.exists():
@@ -71,7 +74,8 @@ def _write_parts(root: Path, job: JobConfig, staging: Path) -> None:
     shutil.copytree(root / "index", staging / "index")
     item_ids = pq.read_table(staging / "embeddings.parquet", columns=["item_id"])["item_id"].to_pylist()
     parts = read_split(root).fitted
-    item_to_item = fit_item_to_item(root, job, parts, item_ids)
+    item_to_item, predictor = fit_with_predictor(root, job, parts, item_ids)
+    predictor.save(staging)
     for table, name in zip((item_to_item.taste, item_to_item.session), NEIGHBOUR_FILES, strict=True):
         table.save(staging / name)
     item_to_item.content.save(staging / CONTENT_FILE)

@@ -1,5 +1,6 @@
 """What items say of each other, for a bundle: tables from behaviour, content for items without any, likeness."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from avrec_ray.config import JobConfig
-from avrec_ray.evaluation.text_vectors import text_vectors
+from avrec_ray.evaluation.text_vectors import fit_words
 from avrec_ray.media.text import item_text
+from avrec_ray.new_items.predict import PUBLISHED, TAGS, WORDS, ContentSpace, Predictor, build_predictor
+from avrec_ray.new_items.tokens import mean_tokens
 from avrec_ray.pipelines.catalogue import read_fitted, read_item_tokens, read_items
-from avrec_ray.ranking.content_likeness import fit_likeness
+from avrec_ray.ranking.content_likeness import fit_likeness_map
 from avrec_ray.ranking.lists import ItemToItem
-from avrec_ray.retrieval.cold_items import ContentView, choose_weights, sampled_scores, with_cold_items
+from avrec_ray.retrieval.cold_items import (
+    ContentView,
+    ContentWeights,
+    choose_weights,
+    known_rows,
+    sampled_scores,
+    with_cold_items,
+)
 from avrec_ray.retrieval.neighbours import ItemNeighbours, Rows, fit_neighbours
 from avrec_ray.training.histories import POSITIVE_CODES, columns_from_table
 
@@ -22,6 +32,13 @@ MAX_WORDS = 2048
 
 def fit_item_to_item(folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str]) -> ItemToItem:
     """Both tables, and likeness weighed, over the choices in the named parts of the split."""
+    return fit_with_predictor(folder, job, parts, item_ids)[0]
+
+
+def fit_with_predictor(
+    folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str]
+) -> tuple[ItemToItem, Predictor]:
+    """As `fit_item_to_item`, and what says the same of items that join later."""
     index = {item_id: row for row, item_id in enumerate(item_ids)}
     columns = columns_from_table(read_fitted(folder, parts), index, np.full(len(item_ids), np.nan, np.float32))
     chosen = np.isin(columns.event, POSITIVE_CODES)
@@ -29,61 +46,60 @@ def fit_item_to_item(folder: Path, job: JobConfig, parts: tuple[str, ...], item_
     item_idx = columns.item_idx[chosen]
     counts = np.bincount(item_idx, minlength=len(item_ids))
     histories = np.split(item_idx, np.flatnonzero(np.diff(user_idx)) + 1)
-    views = content_views(folder, job, item_ids)
-    content = fit_likeness(views, histories, len(item_ids), job.reranker.content_dim, job.seed)
-    taste, session = (
-        _with_cold(
-            fit_neighbours(user_idx, item_idx, len(columns.user_ids), len(item_ids), cfg),
-            views,
-            histories,
-            counts,
-            job,
-        )
-        for cfg in (job.reranker.taste, job.reranker.session)
-    )
-    return ItemToItem(taste, session, content)
+    space, views = content_views(folder, job, item_ids)
+    content, likeness = fit_likeness_map(views, histories, len(item_ids), job.reranker.content_dim, job.seed)
+    tables: dict[str, ItemNeighbours] = {}
+    weights: dict[str, ContentWeights] = {}
+    for name, cfg in (("taste", job.reranker.taste), ("session", job.reranker.session)):
+        table = fit_neighbours(user_idx, item_idx, len(columns.user_ids), len(item_ids), cfg)
+        found = _content_weights(table, views, histories, counts, job)
+        if found is not None:
+            weights[name] = found
+            table = with_cold_items(table, views, found, counts, job.reranker.cold_neighbours)
+        tables[name] = table
+    predictor = build_predictor(space, views, known_rows(counts), weights, likeness)
+    return ItemToItem(tables["taste"], tables["session"], content), predictor
 
 
-def _with_cold(
+def _content_weights(
     table: ItemNeighbours, views: list[ContentView], histories: list[Rows], counts: Rows, job: JobConfig
-) -> ItemNeighbours:
+) -> ContentWeights | None:
+    """How much each kind of content says; None where there is nothing to tell it by."""
     known = np.flatnonzero(counts)
-    if not views or len(known) < 2 or len(known) == len(counts) or not job.reranker.cold_neighbours:
-        return table
-    weights = choose_weights(views, known, sampled_scores(table, histories, known, job.seed), job.seed)
-    return with_cold_items(table, views, weights, counts, job.reranker.cold_neighbours)
+    if not views or len(known) < 2 or not job.reranker.cold_neighbours:
+        return None
+    return choose_weights(views, known, sampled_scores(table, histories, known, job.seed), job.seed)
 
 
-def content_views(folder: Path, job: JobConfig, item_ids: list[str]) -> list[ContentView]:
+def content_views(folder: Path, job: JobConfig, item_ids: list[str]) -> tuple[ContentSpace, list[ContentView]]:
     """What is known of items without behaviour: tags, words, time of publication, and each modality's tokens."""
     items = read_items(folder / "tables" / "items.parquet", item_ids)
     texts = [
         item_text(*row) for row in zip(*(items[n].to_pylist() for n in ("title", "description", "tags")), strict=True)
     ]
+    pairs = list(zip(items["tags"].to_pylist(), items["category"].to_pylist(), strict=True))
+    space = ContentSpace(_tag_columns(pairs), fit_words(texts, MAX_WORDS))
     views = [
-        ContentView("tags", _tag_matrix(items), "words"),
-        ContentView("words", text_vectors(texts, MAX_WORDS), "words"),
-        ContentView("published", _days(items["published_at"])[:, None], "time"),
+        ContentView(
+            TAGS, np.concatenate([space.tag_vector(tags or (), category) for tags, category in pairs]), "words"
+        ),
+        ContentView(WORDS, space.words.vectors(texts), "words"),
+        ContentView(PUBLISHED, _days(items["published_at"])[:, None], "time"),
     ]
     found_ids, tokens, _ = read_item_tokens(folder / "item_tokens" / "tokens.parquet", job.towers)
     row_of = {item_id: row for row, item_id in enumerate(found_ids)}
     rows = np.array([row_of[item_id] for item_id in item_ids])
     for name in job.towers.modalities:
-        mask = tokens.masks[name].numpy()[rows, :, None]
-        mean = (tokens.tokens[name].numpy()[rows] * mask).sum(1) / np.maximum(mask.sum(1), 1)
-        views.append(ContentView(name, mean))
-    return [view for view in views if np.nan_to_num(view.vectors).any()]
+        views.append(
+            ContentView(name, mean_tokens(tokens.tokens[name].numpy()[rows], tokens.masks[name].numpy()[rows]))
+        )
+    return space, [view for view in views if np.nan_to_num(view.vectors).any()]
 
 
-def _tag_matrix(items: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """1 where an item has a tag or is of a category, [N, tags]."""
-    pairs = zip(items["tags"].to_pylist(), items["category"].to_pylist(), strict=True)
-    said = [{*(tags or []), *([category] if category else [])} for tags, category in pairs]
-    column = {tag: place for place, tag in enumerate(sorted(set().union(*said)))}
-    matrix = np.zeros((len(said), max(len(column), 1)), np.float32)
-    for row, tags in enumerate(said):
-        matrix[row, [column[tag] for tag in tags]] = 1.0
-    return matrix
+def _tag_columns(pairs: Sequence[tuple[Sequence[str] | None, str | None]]) -> dict[str, int]:
+    """Place of each tag and category."""
+    said = {tag for tags, category in pairs for tag in (*(tags or ()), *([category] if category else ()))}
+    return {tag: place for place, tag in enumerate(sorted(said))}
 
 
 def _days(times: pa.ChunkedArray) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

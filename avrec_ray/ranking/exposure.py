@@ -73,6 +73,18 @@ def item_groups(items: Catalogue, column: str) -> ItemGroups:
     return ItemGroups(names, np.array([-1 if v is None else number[v] for v in values], np.int64))
 
 
+def with_rows(groups: ItemGroups, items: Catalogue, column: str, rows: Sequence[int]) -> ItemGroups:
+    """The same groups, with some rows of the catalogue read anew; those that are new lie behind the others.
+
+    A value that is none of the groups' counts for none: the state has a number a group.
+    """
+    of_rows = item_groups(items.take(rows), column)
+    number = {name: code for code, name in enumerate(groups.names)}
+    codes = np.append(groups.codes, np.full(len(items) - len(groups.codes), -1))
+    codes[list(rows)] = [number.get(of_rows.names[code], -1) if code >= 0 else -1 for code in of_rows.codes.tolist()]
+    return ItemGroups(groups.names, codes)
+
+
 def no_exposure(num_groups: int) -> ExposureState:
     """The state before the first request."""
     return ExposureState(np.zeros(num_groups), np.zeros(num_groups))

@@ -105,10 +105,22 @@ class Policy:
         self._embeddings = embeddings
         self._rules = RuleEffects(load_rules(cfg.rules) if cfg.rules else (), items)
         caps = [(items.creator_ids, cfg.max_per_creator), (items.categories, cfg.max_per_category)]
-        self._caps = [(group_codes(values), cap) for values, cap in caps if cap > 0]
+        self._caps = [(Groups(values), cap) for values, cap in caps if cap > 0]
         self._groups = exposure.item_groups(items, cfg.exposure_groups) if cfg.exposure_groups else None
         if self._groups is not None:
             exposure.check_targets(cfg.exposure_targets, self._groups.names)
+
+    def cover(self, rows: Sequence[int], embeddings: npt.NDArray[np.float32]) -> None:
+        """Read rows of the catalogue that have changed, or joined behind the others, all of these together.
+
+        Groups whose exposure is steered stay those of the bundle: an item of a new one counts for none.
+        """
+        self._embeddings = embeddings
+        self._rules.cover(rows)
+        for groups, _ in self._caps:
+            groups.cover(rows)
+        if self._groups is not None:
+            self._groups = exposure.with_rows(self._groups, self._items, self.cfg.exposure_groups, rows)
 
     def ledger(self) -> ExposureLedger | None:
         """Where to keep exposure from request to request, at zero; None where it is not steered."""
@@ -152,7 +164,7 @@ class Policy:
             PlaceRules(
                 fresh=~self._items.warm[shown_rows],
                 fresh_share=cfg.fresh_share,
-                caps=[(codes[shown_rows], cap) for codes, cap in self._caps],
+                caps=[(groups.codes[shown_rows], cap) for groups, cap in self._caps],
                 pins=self._rules.pins(shown_rows, now),
             ),
             temperature,
@@ -245,14 +257,27 @@ def allowed_mask(
     return keep
 
 
-def group_codes(values: Sequence[Hashable | None]) -> Codes:
-    """Numbers of groups, -1 for None.
+class Groups:
+    """Numbers of groups by the values of a column of the catalogue, -1 for None.
 
-    >>> group_codes(["b", None, "a", "b"]).tolist()
+    >>> Groups(["b", None, "a", "b"]).codes.tolist()
     [0, -1, 1, 0]
     """
-    number: dict[Hashable, int] = {}
-    return np.array([-1 if v is None else number.setdefault(v, len(number)) for v in values], np.int64)
+
+    def __init__(self, values: Sequence[Hashable | None]) -> None:
+        """`values` is the column itself: it may go on growing, see `cover`."""
+        self._values = values
+        self._number: dict[Hashable, int] = {}
+        self.codes: Codes = np.array([self._code(value) for value in values], np.int64)
+
+    def cover(self, rows: Sequence[int]) -> None:
+        """Read some rows anew; those that are new lie behind the others."""
+        self.codes = np.append(self.codes, np.full(len(self._values) - len(self.codes), -1))
+        for row in rows:
+            self.codes[row] = self._code(self._values[row])
+
+    def _code(self, value: Hashable | None) -> int:
+        return -1 if value is None else self._number.setdefault(value, len(self._number))
 
 
 def _is_in(values: Sequence[str | None], wanted: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -12,11 +12,15 @@ import numpy.typing as npt
 
 from avrec_ray.bundle import Bundle, load_bundle
 from avrec_ray.errors import BundleError
+from avrec_ray.new_items.log import Change
+from avrec_ray.new_items.overlay import Overlay
 from avrec_ray.ranking.config import TARGETS
 from avrec_ray.ranking.explain import Explainer
 from avrec_ray.ranking.exposure import ExposureLedger
+from avrec_ray.ranking.lists import ItemArrays
 from avrec_ray.ranking.policy import Policy, PolicyConfig
 from avrec_ray.ranking.scoring import HistoryScorer, Scored
+from avrec_ray.retrieval.read_write_lock import ReadWriteLock
 from avrec_ray.towers.config import moment_layout
 from avrec_ray.training.histories import columns_from_events
 from avrec_ray.types import Candidate, Query, RankedItem
@@ -33,8 +37,32 @@ class Reranker:
         self.policy = Policy(self.bundle.items, self.bundle.embeddings, policy or PolicyConfig())
         self.model_version = self.bundle.metadata.model_version
         self.scorer = HistoryScorer(self.bundle)
-        self.model, self.items = self.scorer.model, self.scorer.items
+        self.model = self.scorer.model
         self.layout = moment_layout(self.bundle.metadata.towers.max_clips)
+        self._overlay = Overlay(self.bundle)
+        self._lock = ReadWriteLock()
+        self._has_changed = False
+
+    @property
+    def items(self) -> ItemArrays:
+        """What the model reads of all rows there are now."""
+        return self.scorer.items
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Let items join, change and leave, between two lists; those that are being made are waited for.
+
+        Raises:
+            BundleError: vectors that do not fit; nothing of the batch is applied then.
+        """
+        with self._lock.writing():
+            self._has_changed = True
+            applied = self._overlay.apply(changes)
+            self.scorer.cover(applied.living, [*applied.added])
+            self.policy.cover([*applied.added, *applied.updated], self.bundle.embeddings)
+
+    def knows(self, item_id: str) -> bool:
+        """Whether an item is in the catalogue now."""
+        return self.bundle.items.idx(item_id) is not None
 
     def rerank(
         self,
@@ -54,10 +82,17 @@ class Reranker:
                 the client named is neither steered nor counted.
 
         Raises:
-            BundleError: a candidate is not in this bundle's catalogue (the matcher serves another one).
+            BundleError: a candidate is not in this bundle's catalogue (the matcher serves another one). After the first
+                `apply` it is left out instead, unless all are unknown.
         """
-        if not candidates:
-            return []
+        with self._lock.reading():
+            if self._has_changed:  # the matcher may know of an item before, or longer than this one
+                candidates = [c for c in candidates if self.knows(c.item_id)] or candidates
+            return self._rerank(query, candidates, at_seconds, ledger) if candidates else []
+
+    def _rerank(
+        self, query: Query, candidates: Sequence[Candidate], at_seconds: float | None, ledger: ExposureLedger | None
+    ) -> list[RankedItem]:
         if any(candidate.source == REQUESTED for candidate in candidates):
             ledger = None
         else:

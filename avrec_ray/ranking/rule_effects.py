@@ -20,6 +20,14 @@ class RuleEffects:
         self._items = items
         self.are_dated = any(rule.is_dated for rule in rules)
 
+    def cover(self, rows: Sequence[int]) -> None:
+        """Match rows of the catalogue that have changed, or joined behind the others, all of these together."""
+        some = self._items.take(rows)
+        for number, (rule, known) in enumerate(self._rules):
+            matches = np.append(known, np.zeros(len(self._items) - len(known), bool))
+            matches[list(rows)] = rule.matches(some)
+            self._rules[number] = (rule, matches)
+
     def blocked(self, rows: npt.NDArray[np.int64], at_seconds: float) -> npt.NDArray[np.bool_]:
         """Bool [K]: what a rule takes off the list."""
         blocked = np.zeros(len(rows), bool)

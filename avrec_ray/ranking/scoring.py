@@ -3,7 +3,7 @@
 Dimension key: B histories, I interests, M moments, K candidates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, Bundle
+from avrec_ray.new_items.overlay import speak_for
+from avrec_ray.new_items.vectors import TABLES, NewItem
 from avrec_ray.ranking.config import TARGETS
 from avrec_ray.ranking.content_likeness import load_likeness
 from avrec_ray.ranking.interaction import AttentionReranker, combine
@@ -49,6 +51,19 @@ class HistoryScorer:
         self.item_to_item = load_item_to_item(bundle)
         told = self.model.calibrated_targets()
         self._is_calibrated = torch.tensor([name in told for name in TARGETS])
+
+    def cover(self, living: Mapping[int, NewItem], added: Sequence[int]) -> None:
+        """After an `Overlay` has changed the bundle: read its arrays, and what was predicted of cold items.
+
+        Args:
+            living: rows that were added or updated, and are there.
+            added: all rows that joined, also those that left since.
+        """
+        self.items = item_arrays(self.bundle)
+        tables = self.item_to_item
+        tables.content.cover(living, added, self.bundle.metadata.model_version)
+        for name in TABLES:
+            speak_for(getattr(tables, name), name, living, self.bundle)
 
     @torch.inference_mode()
     def __call__(

@@ -43,26 +43,47 @@ class ContentView:
         """[rows, columns], 1 for an item with itself, 0 where either has no such content."""
         if self.kind == "time":
             times = self.vectors[:, 0].astype(np.float64)
-            scale = max(float(np.nanmedian(np.abs(times - np.nanmedian(times)))), 1e-9)
-            return np.nan_to_num(np.exp(-np.abs(times[rows, None] - times[None, columns]) / scale))
+            return time_kernel(times[rows], times[columns], self.time_scale)
         cosine = self.directions(rows) @ self.directions(columns).T
         if self.kind == "words":
             return np.asarray(cosine)
         told = self._told
-        return np.asarray(np.exp(2 * cosine - 2) * told[rows, None] * told[None, columns])
+        return dense_kernel(cosine, told[rows], told[columns])
 
     def directions(self, rows: Rows | slice = slice(None)) -> Matrix:
         """Unit vectors [rows, D], dense ones of what differs from the mean; zeros where nothing is told."""
+        return unit_rows(self.vectors[rows] - self.mean, self._told[rows])
+
+    @property
+    def mean(self) -> npt.NDArray[np.floating]:
+        """[D]: what dense vectors have in common, which is taken off them; zeros for the other kinds."""
         told = self._told
-        mean = self.vectors.mean(0, where=told[:, None]) if self.kind == "dense" and told.any() else 0.0
-        return _unit(self.vectors[rows] - mean, told[rows])
+        if self.kind != "dense" or not told.any():
+            return np.zeros(self.vectors.shape[1], np.float32)
+        return np.asarray(self.vectors.mean(0, where=told[:, None]))
+
+    @property
+    def time_scale(self) -> float:
+        """The usual difference of a time from the median."""
+        times = self.vectors[:, 0].astype(np.float64)
+        return max(float(np.nanmedian(np.abs(times - np.nanmedian(times)))), 1e-9)
 
     @property
     def _told(self) -> npt.NDArray[np.bool_]:
         return np.asarray(np.any(self.vectors, axis=1), np.bool_)
 
 
-def _unit(vectors: npt.NDArray[np.floating], told: npt.NDArray[np.bool_]) -> Matrix:
+def time_kernel(rows: Matrix, columns: Matrix, scale: float) -> Matrix:
+    """[rows, columns] of times; 0 where one is unknown."""
+    return np.nan_to_num(np.exp(-np.abs(rows[:, None] - columns[None, :]) / scale))
+
+
+def dense_kernel(cosine: Matrix, rows_told: npt.NDArray[np.bool_], columns_told: npt.NDArray[np.bool_]) -> Matrix:
+    """[rows, columns] from cosines; 0 where either tells nothing."""
+    return np.asarray(np.exp(2 * cosine - 2) * rows_told[:, None] * columns_told[None, :])
+
+
+def unit_rows(vectors: npt.NDArray[np.floating], told: npt.NDArray[np.bool_]) -> Matrix:
     """Rows at length 1; zeros where nothing is told."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     kept = told[:, None] & (norms > 0)
@@ -131,12 +152,12 @@ def _left_out(
     """The error of each item's prediction from all others: residual i is (A^-1 Y)_i / (A^-1)_ii (Allen's PRESS)."""
     centred = targets_WS - targets_WS.mean(0)
     matrix = ridge * np.eye(len(centred)) + joined(kernels, weights)
-    inverse = _inverse(matrix)
+    inverse = inverse_of(matrix)
     residuals = inverse @ centred / np.diag(inverse)[:, None]
     return ContentWeights(weights, ridge, float((residuals**2).mean() / max((centred**2).mean(), 1e-30)))
 
 
-def _inverse(matrix: Matrix) -> Matrix:
+def inverse_of(matrix: Matrix) -> Matrix:
     """Of a symmetric positive definite matrix, by Cholesky: half the time of a general inverse.
 
     Raises:
@@ -155,6 +176,11 @@ def sampled_scores(table: ItemNeighbours, histories: Sequence[Rows], known: Rows
     return np.stack([table.scores(histories[user])[known].astype(np.float64) for user in picked])
 
 
+def known_rows(counts: Rows) -> Rows:
+    """Rows of the items that cold ones are compared with, ascending: those of most choices."""
+    return np.sort(np.argsort(-counts, kind="stable")[: min(MAX_KNOWN, int((counts > 0).sum()))])
+
+
 def with_cold_items(
     table: ItemNeighbours, views: Sequence[ContentView], weights: ContentWeights, counts: Rows, num_neighbours: int
 ) -> ItemNeighbours:
@@ -163,14 +189,14 @@ def with_cold_items(
     Args:
         counts: choices of each item, [N].
     """
-    known = np.sort(np.argsort(-counts, kind="stable")[: min(MAX_KNOWN, int((counts > 0).sum()))])
+    known = known_rows(counts)
     cold = np.flatnonzero(counts == 0)
     if not len(known) or not len(cold) or not num_neighbours:
         return table
     said = sparse.csr_matrix((table.weights, table.items, table.starts), shape=(len(table), len(table))).tocsc()
     mean_N = np.asarray(said[:, known].mean(1)).ravel()
     matrix = weights.kernel(views, known, known) + weights.ridge * np.eye(len(known))
-    inverse = _inverse(matrix)
+    inverse = inverse_of(matrix)
     of_known = said[:, known]
     columns = [_column(said, item) for item in np.flatnonzero(counts > 0).tolist()]
     for start in range(0, len(cold), _COLD_AT_ONCE):

@@ -9,15 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from avrec_ray.bundle import NEIGHBOUR_FILES, Bundle, load_bundle
 from avrec_ray.errors import BundleError
+from avrec_ray.new_items.log import Change
+from avrec_ray.new_items.overlay import Overlay, speak_for
 from avrec_ray.ranking.policy import allowed_mask
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.index import PreparedFilter, load_index
 from avrec_ray.retrieval.index_rows import KEPT_FILTERS
 from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.retrieval.query_vectors import QueryVectors, log_popularity
+from avrec_ray.retrieval.read_write_lock import ReadWriteLock
 from avrec_ray.retrieval.sources import Asked, Stock, gather, popular_rows
 from avrec_ray.types import POSITIVE_EVENTS, Candidate, Filters, Query
 
@@ -30,7 +34,7 @@ class Matcher:
         self.cfg = config or MatcherConfig()
         self.model_version = self.bundle.metadata.model_version
         self.query_vectors = QueryVectors(self.bundle)
-        self.towers, self.embeddings = self.query_vectors.towers, self.query_vectors.embeddings
+        self.towers = self.query_vectors.towers
         self.index = load_index(self.bundle.path / "index", self.bundle.metadata.towers_version)
         if self.index.num_items != len(self.bundle.items):
             raise BundleError(
@@ -43,13 +47,48 @@ class Matcher:
         friends = None if self.bundle.profiles is None else self.bundle.profiles.friends
         self._prepared = lru_cache(KEPT_FILTERS)(self._prepare)
         self.stock = Stock(self.bundle.items, self.bundle.embeddings, self.index, self.cfg, session, friends)
+        self._overlay = Overlay(self.bundle)
+        self._removed = np.zeros(0, np.int64)
+        self._lock = ReadWriteLock()
 
     def match(self, queries: Sequence[Query]) -> list[list[Candidate]]:
         """Candidates of each query, best first: at least `query.k` while so many allowed and unseen items exist."""
-        return [
-            self._from_sources(asked, query.k) if known else self._popular(asked, query.k)
-            for query, (asked, known) in zip(queries, self.asked(queries), strict=True)
-        ]
+        with self._lock.reading():
+            return [
+                self._from_sources(asked, query.k) if known else self._popular(asked, query.k)
+                for query, (asked, known) in zip(queries, self.asked(queries), strict=True)
+            ]
+
+    @property
+    def embeddings(self) -> Tensor:
+        """float32 [N, D], of all rows there are now."""
+        return self.query_vectors.embeddings
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Let items join, change and leave, between two queries; those that run are waited for.
+
+        Raises:
+            BundleError: vectors that do not fit; nothing of the batch is applied then.
+        """
+        with self._lock.writing():
+            applied = self._overlay.apply(changes)
+            self._prepared.cache_clear()  # what filters allow was of the items before
+            embeddings = self.bundle.embeddings
+            if applied.added:
+                self.index.add(embeddings[list(applied.added)])
+                self.stock.add(list(applied.added), embeddings)
+            if applied.updated:
+                self.index.update(np.array(list(applied.updated)), embeddings[list(applied.updated)])
+                self.stock.forget_groups()
+            if applied.removed:
+                self.index.delete(np.array(applied.removed))
+                self._removed = np.append(self._removed, applied.removed)
+            if self.stock.session is not None:
+                speak_for(self.stock.session, "session", applied.living, self.bundle)
+
+    def knows(self, item_id: str) -> bool:
+        """Whether an item is in the catalogue now."""
+        return self.bundle.items.idx(item_id) is not None
 
     def asked(self, queries: Sequence[Query]) -> list[tuple[Asked, bool]]:
         """What sources read of each query, and whether a history or a profile says anything of its user."""
@@ -63,10 +102,11 @@ class Matcher:
 
     def score(self, query: Query, item_ids: Sequence[str]) -> list[Candidate]:
         """The given items as candidates with the matcher's score, in the order given; unknown items are left out."""
-        vectors, known = self.query_vectors.of_queries([query])
-        rows = self._rows(item_ids)
-        items = self.bundle.items
-        scores = vectors[0] @ self.bundle.embeddings[rows].T if known[0] else log_popularity(items, rows)
+        with self._lock.reading():
+            vectors, known = self.query_vectors.of_queries([query])
+            rows = self._rows(item_ids)
+            items = self.bundle.items
+            scores = vectors[0] @ self.bundle.embeddings[rows].T if known[0] else log_popularity(items, rows)
         source = "request"
         return [Candidate(items.item_ids[row], float(score), source) for row, score in zip(rows, scores, strict=True)]
 
@@ -76,9 +116,10 @@ class Matcher:
         Raises:
             KeyError: the item is not in the catalogue.
         """
-        row = self.bundle.items.index_of[item_id]
-        vector = self.bundle.embeddings[row]
-        scores, rows = self.index.search(vector[None], k, exclude=[np.array([row])])
+        with self._lock.reading():
+            row = self.bundle.items.index_of[item_id]
+            vector = self.bundle.embeddings[row]
+            scores, rows = self.index.search(vector[None], k, exclude=[np.array([row])])
         return [
             Candidate(self.bundle.items.item_ids[row], score, "similar")
             for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True)
@@ -100,6 +141,7 @@ class Matcher:
             prepared=prepared,
             profile_row=-1 if self.bundle.profiles is None else int(self.bundle.profiles.rows([query.user_id])[0]),
             newest_at=events[-1].at_seconds if events else np.inf,
+            removed=self._removed,
         )
 
     def _from_sources(self, asked: Asked, k: int) -> list[Candidate]:

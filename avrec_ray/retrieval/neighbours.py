@@ -29,13 +29,26 @@ class ItemNeighbours:
     def __init__(self, starts: Rows, items: Rows, weights: npt.NDArray[np.float32], recency: float = 1.0) -> None:
         """`starts` int64 [N + 1]: what item i speaks for is at starts[i] : starts[i + 1] of `items` and `weights`."""
         self.starts, self.items, self.weights, self.recency = starts, items, weights, recency
+        self._joined: dict[int, dict[int, float]] = {}
+        """Watched item to what it says of items that joined after the table was fitted."""
+
+    def speak_for(self, item: int, watched: Rows, weights: npt.NDArray[np.float32]) -> None:
+        """Let items `watched` of the table speak for `item`, which joined after it was fitted, or for it anew.
+
+        What is said of the others stays as it is. The item itself says nothing: nobody chose it with others yet.
+        """
+        for said in self._joined.values():
+            said.pop(item, None)
+        for row, weight in zip(watched.tolist(), weights.tolist(), strict=True):
+            self._joined.setdefault(row, {})[item] = weight
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def scores(self, chosen: Rows) -> npt.NDArray[np.float32]:
-        """float32 [N]: the sum of what the distinct items of `chosen`, oldest first, say for each item, each weighed
-        by recency to the power of its place from the end; 0 without neighbours.
+        """float32 [N], longer where an item that joined is spoken for: the sum of what the distinct items of `chosen`,
+        oldest first, say for each item, each weighed by recency to the power of its place from the end; 0 without
+        neighbours.
         """
         items, weights = self._said(chosen)
         return np.bincount(items, weights, len(self)).astype(np.float32)
@@ -47,7 +60,7 @@ class ItemNeighbours:
         spoken_for, weights = self._said(chosen)
         items, place = np.unique(spoken_for, return_inverse=True)
         sums = np.bincount(place, weights, len(items))
-        size = np.sqrt((sums**2).sum() / len(self))
+        size = np.sqrt((sums[items < len(self)] ** 2).sum() / len(self))
         if not size:
             return np.zeros(len(rows), np.float32)
         found = np.minimum(np.searchsorted(items, rows), len(items) - 1)
@@ -59,10 +72,15 @@ class ItemNeighbours:
         newest = newest[np.argsort(place)]
         share = self.recency ** np.arange(len(newest), dtype=np.float64)
         newest, share = newest[share >= _NEGLIGIBLE], share[share >= _NEGLIGIBLE]
-        spans = [slice(self.starts[item], self.starts[item + 1]) for item in newest]
-        items = np.concatenate([np.zeros(0, np.int64), *(self.items[span] for span in spans)])
-        parts = (self.weights[span] * part for span, part in zip(spans, share, strict=True))
-        return items, np.concatenate([np.zeros(0), *parts])
+        fitted = newest < len(self)
+        spans = [slice(self.starts[item], self.starts[item + 1]) for item in newest[fitted]]
+        items = [np.zeros(0, np.int64), *(self.items[span] for span in spans)]
+        parts = [np.zeros(0), *(self.weights[span] * part for span, part in zip(spans, share[fitted], strict=True))]
+        for item, part in zip(newest.tolist(), share.tolist(), strict=True) if self._joined else ():
+            if said := self._joined.get(item):
+                items.append(np.fromiter(said, np.int64, len(said)))
+                parts.append(part * np.fromiter(said.values(), np.float64, len(said)))
+        return np.concatenate(items), np.concatenate(parts)
 
     def save(self, path: Path) -> None:
         """As one safetensors file."""

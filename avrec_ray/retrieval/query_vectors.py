@@ -28,10 +28,14 @@ class QueryVectors:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.towers = TwoTower(bundle.metadata.towers, len(bundle.items))
+        self.towers = TwoTower(bundle.metadata.towers, bundle.num_built)
         load_weights(bundle.path / "towers.safetensors", self.towers)
         self.towers.eval()
-        self.embeddings = torch.from_numpy(bundle.embeddings)
+
+    @property
+    def embeddings(self) -> torch.Tensor:
+        """float32 [N, D], the memory of the bundle's, which grows when items join."""
+        return torch.from_numpy(self.bundle.embeddings)
 
     def of_queries(self, queries: Sequence[Query]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """As `of_columns`, of the histories and users of queries."""

@@ -9,7 +9,7 @@ Dimension key: N catalogue, D embedding, K rows named.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -68,8 +68,32 @@ class Stock:
 
     @cached_property
     def place(self) -> Rows:
-        """[N]: how many items are more popular than each."""
-        return np.argsort(self.items.popular_order)
+        """[N]: how many items are more popular than each; means nothing of those that were taken down."""
+        place = np.zeros(len(self.items), np.int64)
+        place[self.items.popular_order] = np.arange(len(self.items.popular_order))
+        return place
+
+    def add(self, rows: Sequence[int], embeddings: Vectors) -> None:
+        """Rows that joined behind the others; nobody chose them yet, so they are the last of their groups."""
+        self.embeddings = embeddings
+        groups = {
+            "by_category": self.items.categories,
+            "by_language": self.items.languages,
+            "by_creator": self.items.creator_ids,
+        }
+        for name, group_of in groups.items():
+            if name in self.__dict__:
+                known: dict[str, Rows] = getattr(self, name)
+                for row in rows:
+                    if (group := group_of[row]) is not None:
+                        known[group] = np.append(known.get(group, _NO_ROWS), row)
+        if "place" in self.__dict__:
+            self.__dict__["place"] = np.append(self.place, rows)
+
+    def forget_groups(self) -> None:
+        """Find groups anew when they are next asked for: facts of an item have changed."""
+        for name in ("by_category", "by_language", "by_creator"):
+            self.__dict__.pop(name, None)
 
     def _grouped(self, group_of: Sequence[str | None]) -> dict[str, Rows]:
         groups: dict[str, list[int]] = {}
@@ -99,6 +123,8 @@ class Asked:
     """Row of the user in the profiles, -1 where nothing is known."""
     newest_at: float = np.inf
     """Time of the newest event, seconds: of friends' choices only earlier ones are read, as the towers do."""
+    removed: Rows = field(default_factory=lambda: _NO_ROWS)
+    """Rows of items that were taken down; the index knows them itself."""
 
     @property
     def searched(self) -> Mask | PreparedFilter | None:
@@ -112,6 +138,8 @@ class Asked:
     def open(self, rows: Rows) -> Mask:
         """bool [K]: whether each of `rows` may be named, that is unseen and allowed."""
         unseen = ~np.isin(rows, self.seen)
+        if len(self.removed):
+            unseen &= ~np.isin(rows, self.removed)
         return unseen if self.allowed is None else unseen & self.allowed[rows]
 
     def keep(self, rows: Rows) -> Rows:

@@ -12,7 +12,7 @@ from avrec_ray.feedback.appending import Appended
 from avrec_ray.feedback.backup import TABLES
 from avrec_ray.feedback.database import write
 from avrec_ray.feedback.store import EventStore
-from avrec_ray.feedback.tables import events
+from avrec_ray.feedback.tables import SCHEMA_VERSION, events
 from avrec_ray.types import Event
 from tests.feedback.postgres_server import PostgresServer
 from tests.feedback.test_impressions import shown
@@ -124,5 +124,7 @@ def test_restore_of_no_backup_or_another_version_is_refused(folder: Path, empty:
         empty.restore(tmp_path / "nowhere")
     manifest = json.loads((folder / "backup.json").read_text())
     (folder / "backup.json").write_text(json.dumps(manifest | {"schema_version": 99}))
-    with pytest.raises(FeedbackError, match="has schema version 99, this code reads 3; restore it with the version"):
+    with pytest.raises(
+        FeedbackError, match=f"has schema version 99, this code reads {SCHEMA_VERSION}; restore it with the version"
+    ):
         empty.restore(folder)

@@ -119,7 +119,9 @@ def test_newest_revision_is_the_schema_version() -> None:
 def test_store_of_a_newer_version_is_refused(store: EventStore, url: str) -> None:
     with write(store._engine) as connection:
         connection.exec_driver_sql("UPDATE store_info SET value = '99' WHERE name = 'schema_version'")
-    with pytest.raises(FeedbackError, match=r"schema version 99, this code reads up to 3; upgrade avrec_ray"):
+    with pytest.raises(
+        FeedbackError, match=rf"schema version 99, this code reads up to {SCHEMA_VERSION}; upgrade avrec_ray"
+    ):
         EventStore(url)
 
 

@@ -14,12 +14,15 @@ import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from avrec_ray.bundle import NEIGHBOUR_FILES, load_bundle
+from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, load_bundle
 from avrec_ray.cluster_config import ClusterConfig
 from avrec_ray.config import JobConfig, TrainingConfig, towers_for
 from avrec_ray.datasets.config import DataConfig, SyntheticConfig
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.media.config import MediaConfig
+from avrec_ray.media.decode import decode_item
+from avrec_ray.new_items.encode import ItemEncoder
+from avrec_ray.new_items.submission import Submission
 from avrec_ray.pipelines import compare, full_loop
 from avrec_ray.pipelines.catalogue import read_item_tokens
 from avrec_ray.pipelines.split import read_split
@@ -27,6 +30,7 @@ from avrec_ray.pipelines.stage import Loop, StageRecord, require_record
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.tracking import PARENT_TAG
 from avrec_ray.ranking.config import RerankerConfig
+from avrec_ray.ranking.content_likeness import load_likeness
 from avrec_ray.ranking.recommend import recommend
 from avrec_ray.ranking.reranker import Reranker
 from avrec_ray.retrieval.matcher import Matcher
@@ -168,6 +172,46 @@ def test_items_that_nobody_chose_are_spoken_for(first: Pass) -> None:
     for name in NEIGHBOUR_FILES:
         table = load_neighbours(first.bundle / name, len(bundle.items))
         assert set(cold.tolist()) <= set(table.items.tolist())
+
+
+def test_item_submitted_to_the_service_gets_what_the_bundle_has_of_it(first: Pass) -> None:
+    """One cold item, one warm and one of text alone: vectors, moments, their times, and what content says."""
+    bundle, encoder = load_bundle(first.bundle), ItemEncoder(first.bundle)
+    content = load_likeness(first.bundle / CONTENT_FILE, len(bundle.items))
+    tables = [load_neighbours(first.bundle / name, len(bundle.items)) for name in NEIGHBOUR_FILES]
+    rows = {row["item_id"]: row for row in pq.read_table(first.storage.items).to_pylist()}
+    with_media = [row for row, item_id in enumerate(bundle.items.item_ids) if rows[item_id]["media_uri"]]
+    cold = next(row for row in with_media if not bundle.items.warm[row])
+    warm = next(row for row in with_media if bundle.items.warm[row])
+    text = next((row for row, i in enumerate(bundle.items.item_ids) if not rows[i]["media_uri"]), warm)
+    for row in (cold, warm, text):
+        known = rows[bundle.items.item_ids[row]]
+        at = known["published_at"]
+        facts = Submission(
+            known["item_id"], known["title"], known["media_uri"], known["description"], tuple(known["tags"] or ()),
+            known["category"], known["creator_id"], known["language"], None if at is None else at.timestamp(),
+        )  # fmt: skip
+        assert bundle.metadata.media is not None
+        clips = decode_item("x", known["media_uri"], bundle.metadata.media) if known["media_uri"] else []
+        item = encoder(facts, clips)
+        np.testing.assert_allclose(item.embedding, bundle.embeddings[row], atol=1e-4)
+        np.testing.assert_array_equal(item.moment_mask, bundle.moment_mask[row])
+        np.testing.assert_allclose(item.moments, bundle.moments[row], atol=1e-4)
+        if clips:
+            np.testing.assert_allclose(item.moment_spans, bundle.moment_spans[row], atol=1e-3)
+        assert item.predicted is not None
+        np.testing.assert_allclose(
+            item.predicted.content.astype(np.float32), content.vectors[row].astype(np.float32), atol=0.02
+        )
+        if row == cold:
+            for name, table in zip(("taste", "session"), tables, strict=True):
+                item_ids, weights = item.predicted.speakers[name]
+                got = {bundle.items.index_of[i]: float(w) for i, w in zip(item_ids, weights, strict=True)}
+                ends = zip(table.starts[:-1], table.starts[1:], strict=True)
+                said = {w: float(table.weights[a:b][table.items[a:b] == row].sum()) for w, (a, b) in enumerate(ends)}
+                largest = max(map(abs, said.values()))
+                for watched, weight in said.items():
+                    assert got.get(watched, 0.0) == pytest.approx(weight, abs=0.05 * largest)
 
 
 def test_recommendations_equal_a_fresh_ranking_from_the_bundle(first: Pass) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from avrec_ray.ranking.diversity import ByScore
 from avrec_ray.ranking.places import PlaceRules, fill_places
-from avrec_ray.ranking.policy import group_codes
+from avrec_ray.ranking.policy import Groups
 
 Order = npt.NDArray[np.int64]
 
@@ -24,7 +24,7 @@ def filled(
     caps: Sequence[tuple[Sequence[Hashable | None], int]],
 ) -> Order:
     """What the first `k` places hold of candidates whose order by score is `order`."""
-    codes = [(group_codes(groups)[order], cap) for groups, cap in caps]
+    codes = [(Groups(groups).codes[order], cap) for groups, cap in caps]
     places, propensities = fill_places(
         ByScore(-np.arange(len(order), dtype=np.float64)),
         k,
