@@ -1,48 +1,72 @@
 """The routes. Every request and answer is a model of schemas.py; every error a problem document."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi import Query as QueryParameter
 from fastapi.responses import HTMLResponse
+from pydantic import AfterValidator
 
 from avrec_ray import __version__
+from avrec_ray.config import LimitsConfig
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.types import Query
 from serve_apps import problems
-from serve_apps.auth import authorise
+from serve_apps.auth import Gate
 from serve_apps.docs_page import docs_html
 from serve_apps.edge import Edge
 from serve_apps.flow import RequestFlow
+from serve_apps.gorse import gorse_routes
 from serve_apps.health import health_routes
 from serve_apps.inbox import Inbox
-from serve_apps.lists import item_body, list_response, rank_response
-from serve_apps.problems import ProblemError
+from serve_apps.keys import KeyRing
+from serve_apps.lists import item_body, list_response, rank_response, row_of, search_response
+from serve_apps.metarank import metarank_routes
+from serve_apps.openapi import describe
 from serve_apps.schemas import (
     MAX_K,
+    NOT_FOUND,
+    PROBLEM,
+    TEXT_PATTERN,
     CatalogueItem,
     FeedbackRequest,
     FeedbackResponse,
     ListResponse,
-    Problem,
+    PathId,
     RankRequest,
     RankResponse,
     RecommendRequest,
+    SearchResponse,
+    check_text,
 )
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (401, 403, 413, 422, 503)
-}
+_ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 413, 422, 429, 503), PROBLEM)
+K = Annotated[int, QueryParameter(ge=1, le=MAX_K)]
+SearchText = Annotated[
+    str,
+    QueryParameter(min_length=1, max_length=256, json_schema_extra={"pattern": TEXT_PATTERN}),
+    AfterValidator(check_text),
+]
 
 
 def create_api(
-    flow: RequestFlow, feedback: FeedbackConfig, digests: Sequence[str], max_body_bytes: int = 1_048_576
+    flow: RequestFlow,
+    feedback: FeedbackConfig,
+    gate: Gate | None = None,
+    max_body_bytes: int = 1_048_576,
+    limits: LimitsConfig | None = None,
+    event_names: Mapping[str, str] | None = None,
+    echoes_request_id: bool = True,
 ) -> FastAPI:
-    """The application. With `digests` every route but health and the API description needs a key."""
+    """The application. With keys at the gate every route but health and the API description needs one.
+
+    A new route belongs to `reads`, `writes` or `admin`, and has an example in openapi.py; tests refuse others.
+    """
 
     inbox = Inbox(flow.store, feedback, flow.metrics)
+    gate = gate or Gate(KeyRing())
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
@@ -56,18 +80,30 @@ def create_api(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the address of a redirect would be made of a Host header that anybody can send
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(api)
     api.include_router(health_routes(flow))
-    guarded = APIRouter(dependencies=[Depends(authorise(digests))], responses=_ERRORS)
-    _add_list_routes(guarded, flow)
-    _add_item_routes(guarded, flow)
-    _add_feedback_route(guarded, inbox)
-    api.include_router(guarded)
-    if not digests:  # whoever may reach a service with keys needs no page that explains it
+    reads = APIRouter(dependencies=[gate.depends("read")], responses=_ERRORS)
+    writes = APIRouter(dependencies=[gate.depends("write")], responses=_ERRORS)
+    _add_list_routes(reads, flow)
+    _add_item_routes(reads, flow)
+    _add_feedback_route(writes, inbox)
+    compatible = gorse_routes(gate, flow, inbox, event_names or {}, _ERRORS)
+    compatible += metarank_routes(gate, flow, inbox, event_names or {}, _ERRORS)
+    for router in (reads, writes, *compatible):
+        api.include_router(router)
+    if not gate.keys.closed:  # whoever may reach a service with keys needs no page that explains it
         api.get("/docs", include_in_schema=False)(lambda: HTMLResponse(docs_html(api.openapi())))
-    api.add_middleware(Edge, max_body_bytes=max_body_bytes, metrics=flow.metrics)
+    describe(api)
+    api.add_middleware(
+        Edge,
+        max_body_bytes=max_body_bytes,
+        metrics=flow.metrics,
+        limits=limits,
+        echoes_request_id=echoes_request_id,
+    )
     return api
 
 
@@ -95,31 +131,30 @@ def _add_list_routes(router: APIRouter, flow: RequestFlow) -> None:
         unknown = [item_id for item_id in item_ids if flow.catalogue.idx(item_id) is None]
         return rank_response(flow.catalogue, served, body.explain, unknown)
 
+    @router.get("/v1/search")
+    async def search(q: SearchText, k: K = 10) -> SearchResponse:
+        """Items for a text: pictures and sound are found by what they show, where the bundle's encoder reads text."""
+        served, kind = await flow.search(q, k)
+        return search_response(flow.catalogue, served, kind)
+
 
 def _add_item_routes(router: APIRouter, flow: RequestFlow) -> None:
     # `:path`, because an id may hold a slash; the longer route comes first.
-    @router.get("/v1/items/{item_id:path}/similar", responses={404: _ERRORS[422]})
-    async def similar(item_id: str, k: Annotated[int, QueryParameter(ge=1, le=MAX_K)] = 10) -> ListResponse:
+    @router.get("/v1/items/{item_id:path}/similar", responses=NOT_FOUND)
+    async def similar(item_id: PathId, k: K = 10) -> ListResponse:
         """Items near an item."""
-        served = await flow.similar(_row_of(flow, item_id), k)
+        served = await flow.similar(row_of(flow, item_id), k)
         return list_response(flow.catalogue, served, explain=False)
 
-    @router.get("/v1/items/{item_id:path}", responses={404: _ERRORS[422]})
-    async def item(item_id: str) -> CatalogueItem:
+    @router.get("/v1/items/{item_id:path}", responses=NOT_FOUND)
+    async def item(item_id: PathId) -> CatalogueItem:
         """What the bundle knows of an item."""
-        return item_body(flow.catalogue, _row_of(flow, item_id), flow.model_version)
+        return item_body(flow.catalogue, row_of(flow, item_id), flow.model_version)
 
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics of this gateway replica."""
         return Response(flow.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _row_of(flow: RequestFlow, item_id: str) -> int:
-    row = flow.catalogue.idx(item_id)
-    if row is None:
-        raise ProblemError(404, f"item {item_id[:80]!a} is not in the catalogue of {flow.model_version}")
-    return row
 
 
 def _add_feedback_route(router: APIRouter, inbox: Inbox) -> None:

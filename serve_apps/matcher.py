@@ -10,15 +10,18 @@ from avrec_ray.dataclass_io import from_dict
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.matcher import Matcher
 from avrec_ray.types import Query
-from serve_apps.answers import MatchAnswer
+from serve_apps.answers import MatchAnswer, SearchAnswer
+from serve_apps.loopback import keep_replica_on_loopback
 
 
 class MatcherDeployment:
     """One replica holds one bundle; every answer says which."""
 
     def __init__(self, bundle: str, matcher: dict[str, Any]) -> None:
+        keep_replica_on_loopback()
         torch.set_num_threads(1)
         self._matcher = Matcher(bundle, from_dict(MatcherConfig, matcher))
+        self._matcher.search("warm up", 1)  # loads the text encoder
         self.check_health()  # the first call of a model is slow; no client should wait for it
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.002)
@@ -33,6 +36,10 @@ class MatcherDeployment:
     async def similar(self, item_id: str, k: int) -> MatchAnswer:
         """The k nearest items of an item."""
         return MatchAnswer(self._matcher.model_version, self._matcher.similar(item_id, k))
+
+    async def search(self, text: str, k: int) -> SearchAnswer:
+        """The k items nearest to a text."""
+        return SearchAnswer(self._matcher.model_version, self._matcher.search(text, k))
 
     async def version(self) -> str:
         """model_version of the bundle."""

@@ -1,7 +1,8 @@
 """Request and response bodies. Requests are strict: no unknown field, no number in quotes, everything bounded."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+from fastapi import Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from avrec_ray.feedback.events import FIELDS, MAX_ID_CHARS, UNDATED, is_clean_text, read_event_name, read_time_seconds
@@ -11,13 +12,22 @@ MAX_K = 100
 MAX_EVENTS = 500
 
 
-def _check_text(value: str) -> str:
+def check_text(value: str) -> str:
+    """The value, unless no database takes it or no log should show it. Raises ValueError."""
     if not is_clean_text(value):
         raise ValueError("Unicode text without control characters")
     return value
 
 
-Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_check_text)]
+TEXT_PATTERN = "^[^\\u0000-\\u001f\\u007f]*$"
+"""What `check_text` lets pass, for OpenAPI; lone surrogates are no JSON text anyway."""
+_CLEAN = Field(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra={"pattern": TEXT_PATTERN})
+Id = Annotated[str, _CLEAN, AfterValidator(check_text)]
+PathId = Annotated[
+    str,
+    Path(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra={"pattern": TEXT_PATTERN}),
+    AfterValidator(check_text),
+]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 
 
@@ -178,6 +188,15 @@ class RankResponse(ListResponse):
     """Requested ids that the catalogue does not hold."""
 
 
+class SearchResponse(ListResponse):
+    """Items for a text."""
+
+    kind: Literal["embedding", "lexical"] = Field(
+        description="embedding: by the text encoder of the bundle, scores are cosines; lexical: by the words of title, "
+        "tags and category, scores are BM25, because the bundle cannot encode text or its models do not answer."
+    )
+
+
 class RejectionBody(BaseModel):
     """An event that was not kept, by its place in the request."""
 
@@ -210,7 +229,14 @@ class CatalogueItem(BaseModel):
 class Problem(BaseModel):
     """application/problem+json (RFC 9457)."""
 
+    model_config = ConfigDict(extra="allow")
+
     type: str
     title: str
     status: int
     detail: str
+
+
+PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
+NOT_FOUND: dict[int | str, Any] = {404: PROBLEM}
+"""For the description of a route that may not find what it is asked for."""

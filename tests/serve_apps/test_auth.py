@@ -61,7 +61,7 @@ def test_check_host_loopback_needs_no_keys(host: str) -> None:
 def test_guarded_routes_without_a_key_are_401(
     make_client: Callable[..., httpx.Client], digests: list[str], header: str | None
 ) -> None:
-    client = make_client(digests=digests)
+    client = make_client(keys=keys)
     headers = {} if header is None else {"Authorization": header}
     for method, path in GUARDED:
         response = client.request(method, path, headers=headers, json={} if method == "POST" else None)
@@ -74,14 +74,14 @@ def test_guarded_routes_without_a_key_are_401(
 def test_guarded_route_with_any_of_the_keys_is_open(
     make_client: Callable[..., httpx.Client], digests: list[str], key: str
 ) -> None:
-    client = make_client(digests=digests)
+    client = make_client(keys=keys)
     assert client.get("/v1/items/i1", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
 
 def test_health_needs_no_key_and_docs_are_off_with_keys(
     make_client: Callable[..., httpx.Client], digests: list[str]
 ) -> None:
-    client = make_client(digests=digests)
+    client = make_client(keys=keys)
     assert client.get("/health/live").status_code == 200
     assert client.get("/health/ready").status_code == 200
     assert client.get("/docs").status_code == 404
