@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Response
 from fastapi import Query as QueryParameter
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
 from pydantic import AfterValidator
 
 from avrec_ray import __version__
@@ -17,6 +18,7 @@ from serve_apps import problems
 from serve_apps.auth import Gate
 from serve_apps.docs_page import docs_html
 from serve_apps.edge import Edge
+from serve_apps.event_schemas import TEXT_PATTERN
 from serve_apps.flow import RequestFlow
 from serve_apps.gorse import gorse_routes
 from serve_apps.health import health_routes
@@ -29,7 +31,6 @@ from serve_apps.schemas import (
     MAX_K,
     NOT_FOUND,
     PROBLEM,
-    TEXT_PATTERN,
     CatalogueItem,
     FeedbackRequest,
     FeedbackResponse,
@@ -84,7 +85,6 @@ def create_api(
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(api)
-    api.include_router(health_routes(flow))
     reads = APIRouter(dependencies=[gate.depends("read")], responses=_ERRORS)
     writes = APIRouter(dependencies=[gate.depends("write")], responses=_ERRORS)
     _add_list_routes(reads, flow)
@@ -92,11 +92,13 @@ def create_api(
     _add_feedback_route(writes, inbox)
     compatible = gorse_routes(gate, flow, inbox, event_names or {}, _ERRORS)
     compatible += metarank_routes(gate, flow, inbox, event_names or {}, _ERRORS)
-    for router in (reads, writes, *compatible):
+    routers = [health_routes(flow), reads, writes, *compatible]
+    for router in routers:
         api.include_router(router)
+    api.state.routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     if not gate.keys.closed:  # whoever may reach a service with keys needs no page that explains it
         api.get("/docs", include_in_schema=False)(lambda: HTMLResponse(docs_html(api.openapi())))
-    describe(api)
+    describe(api, api.state.routes)
     api.add_middleware(
         Edge,
         max_body_bytes=max_body_bytes,

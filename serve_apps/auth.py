@@ -57,7 +57,7 @@ class RequireScope:
 
 
 def presented_key(request: Request) -> str:
-    """The key of `Authorization: Bearer <key>`, or of `X-API-Key`, as Gorse's clients send it; "" if none or several."""
+    """The key of `Authorization: Bearer <key>`, or of `X-API-Key`, as Gorse's clients do; "" if none or several."""
     bearers = request.headers.getlist("authorization")
     if bearers:
         scheme, _, key = bearers[0].partition(" ")

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from avrec_ray.errors import FeedbackError
+from avrec_ray.feedback.events import MAX_ID_CHARS, is_clean_text
 from avrec_ray.types import EVENTS
+from serve_apps.event_schemas import MAX_EVENTS
 from serve_apps.inbox import Inbox
 from serve_apps.problems import ProblemError, shown
-from serve_apps.schemas import MAX_EVENTS, RejectionBody
+from serve_apps.schemas import RejectionBody
 
 USUAL_NAMES = {
     **{name: name for name in EVENTS},
@@ -41,10 +43,17 @@ class Kept:
     """Foreign events of which something is stored now, or was before."""
     stored: int = 0
     """Events of ours that are new."""
+    well_formed: bool = False
+    """Whether one of them at least was an event that could have been stored, or of a kind that is told apart."""
     unsupported: dict[str, int] = field(default_factory=dict)
     """How many of each kind that nobody reads."""
     rejected: list[RejectionBody] = field(default_factory=list)
     """The others by place, unsupported ones included."""
+
+
+def known_names(own_names: Mapping[str, str]) -> set[str]:
+    """Every name of an event that a client may use."""
+    return {*own_names, *USUAL_NAMES}
 
 
 def our_name(name: Any, own_names: Mapping[str, str]) -> str:
@@ -55,9 +64,16 @@ def our_name(name: Any, own_names: Mapping[str, str]) -> str:
     """
     found = own_names.get(name) or USUAL_NAMES.get(name) if isinstance(name, str) else None
     if found is None:
-        known = sorted({*own_names, *USUAL_NAMES})
+        known = sorted(known_names(own_names))
         raise FeedbackError(f"got event {shown(name)}, expected one of {known}; serve.event_names adds others")
     return found
+
+
+def read_id(name: str, value: Any) -> str:
+    """A client's id, if it is one that can be stored. Raises FeedbackError."""
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID_CHARS or not is_clean_text(value):
+        raise FeedbackError(f"{name}: got {shown(value)}, expected a text of 1 to {MAX_ID_CHARS} characters")
+    return value
 
 
 def made_id(source: str, *parts: Any) -> str:
@@ -80,6 +96,7 @@ async def keep_foreign(inbox: Inbox, submitted: Sequence[Any], read: ReadForeign
         try:
             found = read(values)
         except UnsupportedEventError as error:
+            kept.well_formed = True
             kept.unsupported[error.kind] = kept.unsupported.get(error.kind, 0) + 1
             kept.rejected.append(RejectionBody(index=place, reason=str(error)))
             continue
@@ -108,5 +125,5 @@ async def _store(inbox: Inbox, ours: list[dict[str, Any]], kept: Kept) -> dict[i
         if error.status != 422:
             raise
         return {rejection["index"]: rejection["reason"] for rejection in error.more["rejected"]}
-    kept.stored = answer.accepted
+    kept.stored, kept.well_formed = answer.accepted, True
     return {rejection.index: rejection.reason for rejection in answer.rejected}

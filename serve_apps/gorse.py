@@ -12,36 +12,22 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, WithJsonSchema
 
 from avrec_ray.errors import FeedbackError
-from avrec_ray.feedback.events import FIELDS, MAX_ID_CHARS, UNDATED, read_time_seconds
+from avrec_ray.feedback.events import FIELDS, UNDATED, read_time_seconds
 from avrec_ray.types import Event, Filters, Query
 from serve_apps.auth import Gate
+from serve_apps.event_schemas import MAX_EVENTS, VALUE, gorse_event
 from serve_apps.flow import RequestFlow, Served
-from serve_apps.foreign_events import keep_foreign, made_id, our_name
+from serve_apps.foreign_events import keep_foreign, known_names, made_id, our_name, read_id
 from serve_apps.inbox import Inbox
 from serve_apps.lists import row_of
 from serve_apps.problems import ProblemError, shown
-from serve_apps.schemas import MAX_EVENTS, MAX_K, NOT_FOUND, PathId, RejectionBody
+from serve_apps.schemas import MAX_K, NOT_FOUND, PathId, RejectionBody
 
 _NO_TIME = "0001-01-01T00:00:00Z"
 """What Gorse sends for a time that nobody gave."""
+_MOST = VALUE["maximum"]
 _KNOWN = ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated", "Labels", "Comment")
 
-_TEXT = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
-_FEEDBACK_SCHEMA = {
-    "type": "object",
-    "title": "GorseFeedback",
-    "required": ["FeedbackType", "UserId", "ItemId"],
-    "properties": {
-        "FeedbackType": _TEXT,
-        "UserId": _TEXT,
-        "ItemId": _TEXT,
-        "Value": {"type": "number"},
-        "Timestamp": {"type": "string", "description": "ISO 8601 with an offset; empty: now"},
-        "Labels": {},
-        "Comment": {"type": "string"},
-    },
-}
-FeedbackList = Annotated[list[Annotated[Any, WithJsonSchema(_FEEDBACK_SCHEMA)]], Body(max_length=MAX_EVENTS)]
 Count = Annotated[int, QueryParameter(ge=1, le=MAX_K)]
 Offset = Annotated[int, QueryParameter(ge=0, le=MAX_K - 1)]
 Categories = Annotated[list[str] | None, QueryParameter(max_length=100)]
@@ -82,6 +68,11 @@ class GorseHealth(BaseModel):
     CacheStoreConnected: bool
 
 
+def _list_of(schema: dict[str, Any]) -> Any:
+    """A body that is a list of anything, described as a list of `schema`: each is checked on its own."""
+    return Annotated[list[Annotated[Any, WithJsonSchema(schema)]], Body(max_length=MAX_EVENTS)]
+
+
 def gorse_routes(
     gate: Gate, flow: RequestFlow, inbox: Inbox, own_names: Mapping[str, str], errors: dict[int | str, Any]
 ) -> list[APIRouter]:
@@ -96,6 +87,10 @@ def gorse_routes(
 
 
 def _add_lists(router: APIRouter, gate: Gate, flow: RequestFlow, inbox: Inbox, own_names: Mapping[str, str]) -> None:
+    names = sorted(known_names(own_names))
+    write_back = Annotated[str | None, QueryParameter(alias="write-back-type", json_schema_extra={"enum": names})]
+    session_events = _list_of(gorse_event(known_names(own_names), for_session=True))
+
     @router.get("/recommend/{user_id:path}")
     async def gorse_recommend(
         request: Request,
@@ -103,18 +98,18 @@ def _add_lists(router: APIRouter, gate: Gate, flow: RequestFlow, inbox: Inbox, o
         n: Count = 10,
         offset: Offset = 0,
         category: Categories = None,
-        write_back_type: Annotated[str | None, QueryParameter(alias="write-back-type")] = None,
+        write_back_type: write_back = None,
         write_back_delay: Annotated[Literal["", "0", "0s", "0m"], QueryParameter(alias="write-back-delay")] = "",
         x_api_version: Annotated[str, Header()] = "1",
     ) -> list[str] | list[ScoreBody]:
-        """Items for a user: ids, or with `X-API-Version: 2` ids and scores.
+        """Items for a user, of the first 100 of a list: ids, or with `X-API-Version: 2` ids and scores.
 
         `write-back-type` stores an event of that type for each item, which needs the scope write.
         """
         event = None if write_back_type is None else _named(write_back_type, own_names)
         if event is not None:
             await gate.require("write")(request)
-        query = Query(user_id=user_id, k=_k(n, offset), filters=Filters(categories=tuple(category or ())))
+        query = Query(user_id=user_id, k=min(n + offset, MAX_K), filters=Filters(categories=tuple(category or ())))
         found = _rows(await flow.recommend(query, (), None), offset)
         if event is not None and found:
             await inbox.keep([_written_back(user_id, row.Id, event) for row in found])
@@ -122,11 +117,15 @@ def _add_lists(router: APIRouter, gate: Gate, flow: RequestFlow, inbox: Inbox, o
 
     @router.post("/session/recommend")
     async def gorse_session_recommend(
-        body: FeedbackList, n: Count = 10, offset: Offset = 0, category: Categories = None
+        body: session_events,  # type: ignore[valid-type]
+        n: Count = 10,
+        offset: Offset = 0,
+        category: Categories = None,
     ) -> list[ScoreBody]:
         """Items for somebody of whom nothing is known but these events; they are not stored."""
-        session = [_session_event(place, values, own_names) for place, values in enumerate(body)]
-        query = Query(user_id=None, k=_k(n, offset), filters=Filters(categories=tuple(category or ())))
+        given: list[Any] = body
+        session = [_session_event(place, values, own_names) for place, values in enumerate(given)]
+        query = Query(user_id=None, k=min(n + offset, MAX_K), filters=Filters(categories=tuple(category or ())))
         return _rows(await flow.recommend(query, session, None), offset)
 
     @router.get("/item/{item_id:path}", responses=NOT_FOUND)
@@ -145,9 +144,11 @@ def _add_lists(router: APIRouter, gate: Gate, flow: RequestFlow, inbox: Inbox, o
 
 
 def _add_feedback(router: APIRouter, inbox: Inbox, own_names: Mapping[str, str]) -> None:
+    feedback_list = _list_of(gorse_event(known_names(own_names)))
+
     async def keep(body: list[Any]) -> RowsBody:
         kept = await keep_foreign(inbox, body, lambda values: [read_feedback(values, own_names)])
-        if kept.rejected and not kept.accepted:
+        if body and not kept.well_formed:
             first = kept.rejected[0]
             raise ProblemError(
                 422, f"{first.index}: {first.reason}", {"Rejected": [row.model_dump() for row in kept.rejected]}
@@ -155,12 +156,12 @@ def _add_feedback(router: APIRouter, inbox: Inbox, own_names: Mapping[str, str])
         return RowsBody(RowAffected=kept.stored, Rejected=kept.rejected)
 
     @router.post("/feedback")
-    async def gorse_feedback(body: FeedbackList) -> RowsBody:
+    async def gorse_feedback(body: feedback_list) -> RowsBody:  # type: ignore[valid-type]
         """Store events; the same type, user, item and timestamp again counts once."""
         return await keep(body)
 
     @router.put("/feedback")
-    async def gorse_put_feedback(body: FeedbackList) -> RowsBody:
+    async def gorse_put_feedback(body: feedback_list) -> RowsBody:  # type: ignore[valid-type]
         """As POST. Events are never overwritten here: one that is known with another value is rejected."""
         return await keep(body)
 
@@ -202,27 +203,31 @@ def read_feedback(values: Any, own_names: Mapping[str, str]) -> dict[str, Any]:
         if name not in _KNOWN:
             raise FeedbackError(f"unknown field {shown(name)}; expected some of {list(_KNOWN)}")
     kind, user_id, item_id = values.get("FeedbackType"), values.get("UserId"), values.get("ItemId")
-    timestamp = None if values.get("Timestamp") in (None, "", _NO_TIME) else values["Timestamp"]
+    timestamp, value = values.get("Timestamp"), values.get("Value")
+    if not isinstance(timestamp, str | None):
+        raise FeedbackError(f"Timestamp: got {shown(timestamp)}, expected a time as a text, or nothing")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST):
+        raise FeedbackError(f"Value: got {shown(value)}, expected a 32-bit number, or nothing")
+    timestamp = None if timestamp in ("", _NO_TIME) else timestamp
     event = {
         "event_id": made_id("gorse", kind, user_id, item_id, timestamp or ""),
         "user_id": user_id,
         "item_id": item_id,
         "event": our_name(kind, own_names),
         "at": timestamp,
-        "value": values.get("Value"),
+        "value": value,
     }
     return {name: event[name] for name in FIELDS if event.get(name) is not None}
 
 
 def _session_event(place: int, values: Any, own_names: Mapping[str, str]) -> Event:
     try:
-        event = read_feedback({"UserId": "session", **values} if isinstance(values, Mapping) else values, own_names)
+        event = read_feedback({**values, "UserId": "session"} if isinstance(values, Mapping) else values, own_names)
+        item_id = read_id("ItemId", event.get("item_id"))
         at_seconds = read_time_seconds(event["at"]) if "at" in event else UNDATED
     except FeedbackError as error:
         raise ProblemError(422, f"{place}: {error}") from error
-    if not isinstance(event.get("item_id"), str):
-        raise ProblemError(422, f"{place}.ItemId: got {shown(event.get('item_id'))}, expected a text")
-    return Event("", event["item_id"], event["event"], at_seconds)
+    return Event("", item_id, event["event"], at_seconds)
 
 
 def _written_back(user_id: str, item_id: str, event: str) -> dict[str, Any]:
@@ -236,12 +241,6 @@ def _named(name: str, own_names: Mapping[str, str]) -> str:
         return our_name(name, own_names)
     except FeedbackError as error:
         raise ProblemError(422, f"write-back-type: {error}") from error
-
-
-def _k(n: int, offset: int) -> int:
-    if n + offset > MAX_K:
-        raise ProblemError(422, f"n + offset: got {n} + {offset}, expected at most {MAX_K}")
-    return n + offset
 
 
 def _rows(served: Served, offset: int) -> list[ScoreBody]:

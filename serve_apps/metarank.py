@@ -14,37 +14,18 @@ from fastapi import Query as QueryParameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from avrec_ray.errors import FeedbackError
-from avrec_ray.feedback.events import MAX_ID_CHARS
 from avrec_ray.types import RankedItem
 from serve_apps.auth import Gate
+from serve_apps.event_schemas import MAX_EVENTS, metarank_event
 from serve_apps.flow import RequestFlow
-from serve_apps.foreign_events import UnsupportedEventError, keep_foreign, our_name
+from serve_apps.foreign_events import UnsupportedEventError, keep_foreign, known_names, made_id, our_name, read_id
 from serve_apps.inbox import Inbox
 from serve_apps.problems import ProblemError, shown
-from serve_apps.schemas import MAX_EVENTS, Id, PathId, RejectionBody
+from serve_apps.schemas import Id, PathId, RejectionBody, whole
 
 _UNSUPPORTED = {
     "item": "item events are not read: the catalogue comes with the bundle, new items through /v1/items",
     "user": "user events are not read: attributes of users come with the bundle",
-}
-_TEXT = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
-_EVENT_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "title": "MetarankEvent",
-    "required": ["event", "id", "timestamp"],
-    "properties": {
-        "event": {"enum": ["item", "user", "ranking", "interaction"]},
-        "id": _TEXT,
-        "timestamp": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}], "description": "milliseconds"},
-        "user": _TEXT,
-        "session": _TEXT,
-        "ranking": _TEXT,
-        "type": _TEXT,
-        "item": _TEXT,
-        "items": {"type": "array", "maxItems": MAX_EVENTS, "items": {"type": "object", "required": ["id"]}},
-        "fields": {"type": "array"},
-        "tenant": {"type": "string"},
-    },
 }
 
 
@@ -61,6 +42,8 @@ def decoded(body: Any) -> Any:
 class MetarankItem(BaseModel):
     """An item to rank; its fields are features of Metarank's own models, and are not read."""
 
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
     id: Id
     fields: list[Any] = []
     label: float | None = None
@@ -69,10 +52,10 @@ class MetarankItem(BaseModel):
 class MetarankRequest(BaseModel):
     """Items in the order that the client has them, and who asks."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     id: Id
-    timestamp: Annotated[int, Field(ge=0)] | str
+    timestamp: Annotated[int, Field(ge=0), BeforeValidator(whole)] | str
     user: Id | None = None
     session: Id | None = None
     fields: list[Any] = []
@@ -119,6 +102,9 @@ def metarank_routes(
     reads = APIRouter(tags=["metarank"], dependencies=[gate.depends("read")], responses=errors)
     writes = APIRouter(tags=["metarank"], dependencies=[gate.depends("write")], responses=errors)
 
+    event = metarank_event(known_names(own_names))
+    one_or_more = {"anyOf": [event, {"type": "array", "items": event, "maxItems": MAX_EVENTS}]}
+
     @reads.post("/rank/{model}")
     async def metarank_rank(
         model: PathId,
@@ -137,9 +123,7 @@ def metarank_routes(
     async def metarank_feedback(
         body: Annotated[
             Any,
-            WithJsonSchema(
-                {"anyOf": [_EVENT_SCHEMA, {"type": "array", "items": _EVENT_SCHEMA, "maxItems": MAX_EVENTS}]}
-            ),
+            WithJsonSchema(one_or_more),
             BeforeValidator(decoded),
             Body(),
         ],
@@ -150,8 +134,8 @@ def metarank_routes(
         if len(submitted) > MAX_EVENTS:
             raise ProblemError(422, f"got {len(submitted)} events, expected at most {MAX_EVENTS}")
         kept = await keep_foreign(inbox, submitted, lambda values: read_events(values, own_names))
-        if len(kept.rejected) == len(submitted) > sum(kept.unsupported.values()):
-            first = next(row for row in kept.rejected if row.reason not in _UNSUPPORTED.values())
+        if submitted and not kept.well_formed:
+            first = kept.rejected[0]
             rejected = [row.model_dump() for row in kept.rejected]
             raise ProblemError(422, f"{first.index}: {first.reason}", {"rejected": rejected})
         return MetarankKept(
@@ -175,21 +159,25 @@ def read_events(values: Any, own_names: Mapping[str, str]) -> list[dict[str, Any
     """
     if not isinstance(values, Mapping):
         raise FeedbackError(f"got {shown(values)}, expected an object with event, id and timestamp")
-    kind = values.get("event")
+    kind, event_id = values.get("event"), read_id("id", values.get("id"))
+    at = _time(values.get("timestamp"))
+    if not isinstance(values.get("fields", []), list):
+        raise FeedbackError(f"fields: got {shown(values['fields'])}, expected a list")
     if kind in ("item", "user"):
+        read_id(kind, values.get(kind))
         raise UnsupportedEventError(kind, _UNSUPPORTED[kind])
     if kind not in ("ranking", "interaction"):
         raise FeedbackError(f"event: got {shown(kind)}, expected item, user, ranking or interaction")
-    user_id = values.get("user") or values.get("session")
-    if user_id is None:
+    actors = [read_id(name, values[name]) for name in ("user", "session") if values.get(name) is not None]
+    if not actors:
         raise FeedbackError("neither user nor session is given; an event needs somebody who caused it")
-    event_id, at = values.get("id"), _time(values.get("timestamp"))
+    user_id = actors[0]
     if kind == "ranking":
+        shared = {"user_id": user_id, "event": "impression", "at": at, "request_id": event_id}
         return [
-            {"event_id": f"{event_id}/{place}", "user_id": user_id, "item_id": item_id, "event": "impression", "at": at,
-             "request_id": event_id, "position": place}
+            {"event_id": made_id("metarank", event_id, place), "item_id": item_id, "position": place, **shared}
             for place, item_id in enumerate(_item_ids(values.get("items")), start=1)
-        ]  # fmt: skip
+        ]
     event = {"event_id": event_id, "user_id": user_id, "item_id": values.get("item"), "at": at}
     event |= {"event": our_name(values.get("type"), own_names), "request_id": values.get("ranking")}
     return [{name: value for name, value in event.items() if value is not None}]
@@ -209,7 +197,7 @@ def _time(value: Any) -> float | str:
         milliseconds = float(value)
     except (TypeError, ValueError, OverflowError):
         milliseconds = math.nan
-    if isinstance(value, bool) or not math.isfinite(milliseconds):
+    if isinstance(value, bool) or not milliseconds.is_integer():
         raise FeedbackError(f"timestamp: got {shown(value)}, expected milliseconds since 1970")
     return milliseconds / 1000
 

@@ -2,6 +2,7 @@
 edge answers, the two headers a key may come in, and links from lists to what can be asked next.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -47,39 +48,26 @@ LINKS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
 """Operation to its links: a name, the operation that comes next, and where that one's parameters come from."""
 
 
-def describe(api: FastAPI) -> None:
+def describe(api: FastAPI, routes: Sequence[APIRoute]) -> None:
     """Make `api.openapi()` give the whole description; made once, when it is first asked for."""
     written_by_fastapi = api.openapi
 
     def openapi() -> Spec:
         if api.openapi_schema is None:
-            api.openapi_schema = _completed(written_by_fastapi(), scopes_of(api))
+            api.openapi_schema = _completed(written_by_fastapi(), scopes_of(routes))
         return api.openapi_schema
 
     api.openapi = openapi  # type: ignore[method-assign]
 
 
-def scopes_of(api: FastAPI) -> dict[str, str]:
-    """The scope that each route of the description needs, by operation; routes that need none are left out."""
-    found = {}
-    for route in api_routes(api):
-        for dependency in route.dependencies:
-            if isinstance(dependency.dependency, RequireScope):
-                found[route.name] = dependency.dependency.scope
-    return found
-
-
-def api_routes(api: FastAPI) -> list[APIRoute]:
-    """Every route that answers requests, however deep it was included."""
-    return [route for route in _flat(api.routes) if isinstance(route, APIRoute)]
-
-
-def _flat(routes: Any) -> list[Any]:
-    found = []
-    for route in routes:
-        inner = getattr(route, "routes", None)
-        found += _flat(inner) if inner else [route]
-    return found
+def scopes_of(routes: Sequence[APIRoute]) -> dict[str, str]:
+    """The scope that each route needs, by operation; routes that need none are left out."""
+    return {
+        route.name: dependency.dependency.scope
+        for route in routes
+        for dependency in route.dependencies
+        if isinstance(dependency.dependency, RequireScope)
+    }
 
 
 def _completed(spec: Spec, scopes: dict[str, str]) -> Spec:

@@ -52,9 +52,16 @@ async def _on_problem(_request: Request, error: Exception) -> JSONResponse:
     return problem(error.status, error.detail, error.more, error.headers)
 
 
-async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem(error.status_code, str(error.detail), headers=error.headers)  # Allow, of a 405
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return problem(error.status_code, str(error.detail), headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Methods of every route with this path; Starlette names those of the first alone."""
+    routes = [route for route in request.app.state.routes if route.path_regex.match(request.scope["path"])]
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
 async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
