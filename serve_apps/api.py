@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi import Query as QueryParameter
@@ -45,6 +45,7 @@ from serve_apps.schemas import (
 
 _ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 413, 422, 429, 503), PROBLEM)
 K = Annotated[int, QueryParameter(ge=1, le=MAX_K)]
+SearchKind = Literal["embedding", "lexical"]
 SearchText = Annotated[
     str,
     QueryParameter(min_length=1, max_length=256, json_schema_extra={"pattern": TEXT_PATTERN}),
@@ -134,10 +135,14 @@ def _add_list_routes(router: APIRouter, flow: RequestFlow) -> None:
         return rank_response(flow.catalogue, served, body.explain, unknown)
 
     @router.get("/v1/search")
-    async def search(q: SearchText, k: K = 10) -> SearchResponse:
-        """Items for a text: pictures and sound are found by what they show, where the bundle's encoder reads text."""
-        served, kind = await flow.search(q, k)
-        return search_response(flow.catalogue, served, kind)
+    async def search(q: SearchText, k: K = 10, kind: SearchKind = "embedding") -> SearchResponse:
+        """Items for a text.
+
+        By default those whose embedding is near to the text's, where the bundle can encode text; `kind=lexical` finds
+        words of title, tags and category, which is better for a title that is known. The answer says which it was.
+        """
+        served, found_by = await flow.search(q, k, kind)
+        return search_response(flow.catalogue, served, found_by)
 
 
 def _add_item_routes(router: APIRouter, flow: RequestFlow) -> None:

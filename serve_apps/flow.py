@@ -123,15 +123,16 @@ class RequestFlow:
             served.items = in_given_order(found.candidates, k)
         return self._close(served)
 
-    async def search(self, text: str, k: int) -> tuple[Served, str]:
-        """Items for a text, and how they were found: "embedding", or "lexical" where that cannot be done."""
+    async def search(self, text: str, k: int, kind: str) -> tuple[Served, str]:
+        """Items for a text, and how they were found: by `kind`, or "lexical" where "embedding" cannot be done."""
         served = self._open(None)
-        found = await self._stage(served, "match", lambda: self.models.search(text, k))
-        if found is not None and found.candidates is None:
-            served.lack("text_not_encoded")
-        elif found is not None and self._same_model(served, found.model_version):
-            served.items = in_given_order(found.candidates or (), k)
-            return self._close(served), "embedding"
+        if kind == "embedding":
+            found = await self._stage(served, "match", lambda: self.models.search(text, k))
+            if found is not None and found.candidates is None:
+                served.lack("text_not_encoded")
+            elif found is not None and self._same_model(served, found.model_version):
+                served.items = in_given_order(found.candidates or (), k)
+                return self._close(served), "embedding"
         loop = asyncio.get_running_loop()
         try:
             # The first time this builds the index of words; whoever comes later finds it built.

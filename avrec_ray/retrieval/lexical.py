@@ -29,7 +29,8 @@ class LexicalIndex:
                 self._rows[word].append(row)
                 self._counts[word].append(min(count, 65535))
         self._num_items = len(catalogue)
-        self._length_penalty = _SATURATION * (1 - _LENGTH + _LENGTH * lengths / max(float(lengths.mean()), 1e-9))
+        mean = max(float(lengths.sum()) / max(len(catalogue), 1), 1e-9)
+        self._length_penalty = _SATURATION * (1 - _LENGTH + _LENGTH * lengths / mean)
 
     def search(self, text: str, k: int) -> list[tuple[int, float]]:
         """Rows and scores of the up to `k` items that share a word with `text`, best first; ties in catalogue order."""

@@ -1,0 +1,33 @@
+"""Schemathesis over the description, in process: no 5xx, nothing that the description does not say."""
+
+from pathlib import Path
+
+import pytest
+
+from avrec_ray.feedback.config import FeedbackConfig
+from serve_apps.api import create_api
+from serve_apps.auth import Gate
+from tests.serve_apps.fuzzing import fuzz
+from tests.serve_apps.test_auth import SECRETS, parts, ring_of_scopes
+
+pytestmark = [
+    pytest.mark.slow,
+    # Schemathesis' own: a response that Hypothesis drops, and what its dependencies deprecate.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.mark.timeout(900)
+def test_no_phase_of_schemathesis_finds_a_fault(tmp_path: Path) -> None:
+    # Any future is accepted: that an event may not lie ahead of the server's clock is nothing a schema can say.
+    feedback = FeedbackConfig(max_clock_skew_seconds=1e12)
+    api = create_api(parts(tmp_path), feedback, Gate(ring_of_scopes()))
+    found = fuzz(api, SECRETS["admin"], max_examples=15, seed=0)
+    assert found.failures == {}
+    assert {"examples", "coverage", "fuzzing", "stateful"} <= set(found.num_requests)
+    assert found.operations == {
+        f"{method.upper()} {path}" for path, methods in api.openapi()["paths"].items() for method in methods
+    }
+    assert found.statuses[200] > 500
+    assert found.statuses[422] > 500
+    assert not any(status >= 500 for status in found.statuses)
