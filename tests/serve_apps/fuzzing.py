@@ -47,7 +47,7 @@ def fuzz(api: FastAPI, key: str, max_examples: int, seed: int, max_seconds: floa
         "operations": [{"include-name": list(BATCHES), "checks": {"negative_data_rejection": {"enabled": False}}}],
     }
     if max_seconds is not None:
-        values["max-time"] = max_seconds
+        values["max-time"] = max(1, int(max_seconds))
     schema = schemathesis.openapi.from_asgi("/openapi.json", api, config=SchemathesisConfig.from_dict(values))
     found = Fuzzed()
     for event in from_schema(schema).execute():
