@@ -3,6 +3,7 @@
 What this service cannot do is refused and said, never passed over: `write-back-delay`, and categories in the path.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ from serve_apps.schemas import MAX_K, NOT_FOUND, PathId, RejectionBody
 
 _NO_TIME = "0001-01-01T00:00:00Z"
 """What Gorse sends for a time that nobody gave."""
+_PROBE_SECONDS = 0.5
 _MOST = VALUE["maximum"]
 _KNOWN = ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated", "Labels", "Comment")
 
@@ -180,7 +182,10 @@ def _add_health(router: APIRouter, flow: RequestFlow) -> None:
 
 
 async def _health(flow: RequestFlow) -> GorseHealth:
-    missing = await flow.missing()
+    try:  # a probe waits for a second as a rule, and a store that hangs is no reason to kill the process
+        missing = await asyncio.wait_for(flow.missing(), _PROBE_SECONDS)
+    except TimeoutError:
+        missing = ["event_store"]
     stored = "event_store" not in missing
     return GorseHealth(
         Ready=stored,

@@ -1,5 +1,6 @@
 """Clients of Gorse against our routes: its requests, its shapes, our promises."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -199,6 +200,10 @@ def test_health_tells_of_the_event_store(
     def down() -> None:
         raise OSError("gone")
 
+    monkeypatch.setattr(store, "ping", lambda: time.sleep(3))
+    started = time.monotonic()
+    assert (client.get("/api/health/live").status_code, client.get("/api/health/ready").status_code) == (200, 503)
+    assert time.monotonic() - started < 2.5
     monkeypatch.setattr(store, "ping", down)
     ill = client.get("/api/health/ready")
     assert (ill.status_code, ill.json()["Ready"]) == (503, False)
