@@ -7,7 +7,7 @@ STORAGE ?= $(CURDIR)/runs/demo
 
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup demo test quick check serve ui bench clean
+.PHONY: help setup demo test quick check serve ui bench fuzz clean
 
 help: ## show the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ ui: setup ## MLflow UI of STORAGE at http://127.0.0.1:5000/#/experiments?workflo
 
 bench: setup ## run the benchmarks; each prints ratios against a named baseline
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; PYTHONPATH=$(CURDIR) $(BIN)/python $$file || exit 1; done
+
+fuzz: setup ## schemathesis over the HTTP API (ARGS="--minutes 30 --seed 7")
+	@PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/fuzz_api.py $(ARGS)
 
 clean: ## remove what the demo wrote
 	@rm -rf $(CURDIR)/runs

@@ -29,7 +29,9 @@ from avrec_ray.training.config import FinetuneConfig, PretrainConfig
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-__all__ = ["EvaluationConfig", "JobConfig", "TrainingConfig", "from_dict", "register", "to_dict", "to_typed"]
+__all__ = [
+    "EvaluationConfig", "JobConfig", "LimitsConfig", "TrainingConfig", "from_dict", "register", "to_dict", "to_typed",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -62,6 +64,38 @@ class EvaluationConfig:
 
 
 @dataclass(kw_only=True)
+class LimitsConfig:
+    """What the service lets in, whoever asks."""
+
+    read_per_second: float = 200.0
+    """Requests a second of one key that only read, over all replicas; 0: no limit. Without keys nothing is counted."""
+    read_burst: int = 400
+    """Requests that a key may send at once after a pause."""
+    write_per_second: float = 100.0
+    """The same of requests that store or remove something."""
+    write_burst: int = 200
+    header_bytes: int = 16_384
+    """Names and values of all headers together; more gets 431."""
+    max_headers: int = 64
+    url_bytes: int = 8_192
+    """Path and query as sent; more gets 414."""
+    body_seconds: float = 10.0
+    """A body that is not there by then gets 408."""
+    request_seconds: float = 30.0
+    """No request is worked on for longer, whatever its headers ask for: 503. Lists end by `deadline_ms` long before."""
+
+    def __post_init__(self) -> None:
+        for name in ("read_per_second", "write_per_second"):
+            check_range(f"serve.limits.{name}", getattr(self, name), 0.0)
+        for name in ("read_burst", "write_burst", "max_headers"):
+            check_range(f"serve.limits.{name}", getattr(self, name), 1)
+        for name in ("header_bytes", "url_bytes"):
+            check_range(f"serve.limits.{name}", getattr(self, name), 1024)
+        for name in ("body_seconds", "request_seconds"):
+            check_range(f"serve.limits.{name}", getattr(self, name), 0.1)
+
+
+@dataclass(kw_only=True)
 class ServeSettings:
     """The HTTP service."""
 
@@ -73,6 +107,9 @@ class ServeSettings:
     max_reranker_replicas: int = 2
     deadline_ms: int = 2000
     """Longest a request may take before it is answered from what is at hand."""
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    event_names: dict[str, str] = field(default_factory=dict)
+    """What clients of Gorse and Metarank call an event, and which of ours it is; goes before the usual names."""
 
 
 @dataclass(kw_only=True)

@@ -75,7 +75,7 @@ class Service:
         models = CategoryModels(catalogue, matcher_version=bundle.name, reranker_version=bundle.name)
         events = EventStore(cfg.feedback.store_url(cfg.storage_path))
         self.flow = RequestFlow(models.as_models(), events, catalogue, bundle.name, "v", 50, 5000)
-        api = create_api(self.flow, FeedbackConfig(), [], new_items=new_items_of(cfg, self.flow, metadata))
+        api = create_api(self.flow, FeedbackConfig(), new_items=new_items_of(cfg, self.flow, metadata))
         self.client = stack.enter_context(httpx.Client(base_url=stack.enter_context(served(api)), timeout=60))
         worker = IngestWorker(bundle, self.store, cfg.new_items, folder / "new_items")
         thread = threading.Thread(target=worker.run)

@@ -1,4 +1,4 @@
-"""What the gateway asks the models for, as four calls: Ray handles in the service, plain coroutines in a test."""
+"""What the gateway asks the models for, as calls: Ray handles in the service, plain coroutines in a test."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,14 @@ class RankAnswer:
 
 
 @dataclass(frozen=True)
+class SearchAnswer:
+    """Items near a text, best first, and the bundle that they came from; None where it cannot encode text."""
+
+    model_version: str
+    candidates: list[Candidate] | None
+
+
+@dataclass(frozen=True)
 class Models:
     """The matcher and the reranker as the gateway sees them. Any call may fail or take too long."""
 
@@ -36,3 +44,5 @@ class Models:
     """Candidates in their final order."""
     versions: Callable[[], Awaitable[tuple[str, str]]]
     """model_version of matcher and reranker."""
+    search: Callable[[str, int], Awaitable[SearchAnswer]]
+    """The k items nearest to a text."""

@@ -1,59 +1,82 @@
 """The routes. Every request and answer is a model of schemas.py; every error a problem document."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi import Query as QueryParameter
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
+from pydantic import AfterValidator
 
 from avrec_ray import __version__
+from avrec_ray.config import LimitsConfig
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.types import Query
 from serve_apps import problems
-from serve_apps.auth import authorise
+from serve_apps.auth import Gate
 from serve_apps.docs_page import docs_html
 from serve_apps.edge import Edge
+from serve_apps.event_schemas import TEXT_PATTERN
 from serve_apps.flow import RequestFlow
+from serve_apps.gorse import gorse_routes
 from serve_apps.health import health_routes
 from serve_apps.impression_log import ImpressionLog
 from serve_apps.inbox import Inbox
 from serve_apps.item_inbox import is_upload
-from serve_apps.item_routes import new_item_routes
-from serve_apps.lists import impressions_of, item_body, list_response, rank_response
+from serve_apps.item_routes import add_new_item_routes
+from serve_apps.keys import KeyRing
+from serve_apps.lists import impressions_of, item_body, list_response, rank_response, row_of, search_response
+from serve_apps.metarank import metarank_routes
 from serve_apps.new_items import NewItems
-from serve_apps.problems import ProblemError
+from serve_apps.openapi import describe
 from serve_apps.schemas import (
     MAX_K,
+    NOT_FOUND,
+    PROBLEM,
     CatalogueItem,
     FeedbackRequest,
     FeedbackResponse,
     ListResponse,
-    Problem,
+    PathId,
     RankRequest,
     RankResponse,
     RecommendRequest,
+    SearchResponse,
+    check_text,
 )
 from serve_apps.users import add_user_routes
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (401, 403, 413, 422, 503)
-}
+_ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 413, 422, 429, 503), PROBLEM)
+K = Annotated[int, QueryParameter(ge=1, le=MAX_K)]
+SearchKind = Literal["embedding", "lexical"]
+SearchText = Annotated[
+    str,
+    QueryParameter(min_length=1, max_length=256, json_schema_extra={"pattern": TEXT_PATTERN}),
+    AfterValidator(check_text),
+]
 
 
 def create_api(
     flow: RequestFlow,
     feedback: FeedbackConfig,
-    digests: Sequence[str],
+    gate: Gate | None = None,
     max_body_bytes: int = 1_048_576,
+    limits: LimitsConfig | None = None,
+    event_names: Mapping[str, str] | None = None,
+    echoes_request_id: bool = True,
     new_items: NewItems | None = None,
 ) -> FastAPI:
-    """The application. With `digests` every route but health and the API description needs a key."""
+    """The application. With keys at the gate every route but health and the API description needs one.
+
+    A new route belongs to `reads`, `writes` or `admin`, and has an example in openapi.py; tests refuse others.
+    """
 
     inbox = Inbox(flow.store, feedback, flow.metrics)
     log = ImpressionLog(flow.store, feedback, flow.metrics)
+    gate = gate or Gate(KeyRing())
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
@@ -72,21 +95,36 @@ def create_api(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the address of a redirect would be made of a Host header that anybody can send
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(api)
-    api.include_router(health_routes(flow))
-    guarded = APIRouter(dependencies=[Depends(authorise(digests))], responses=_ERRORS)
-    _add_list_routes(guarded, flow, log)
-    if new_items is not None:
-        guarded.include_router(new_item_routes(new_items.inbox, _ERRORS))
-    _add_item_routes(guarded, flow)
-    _add_feedback_route(guarded, inbox)
-    add_user_routes(guarded, flow.users)
-    api.include_router(guarded)
-    if not digests:  # whoever may reach a service with keys needs no page that explains it
+    reads = APIRouter(dependencies=[gate.depends("read")], responses=_ERRORS)
+    writes = APIRouter(dependencies=[gate.depends("write")], responses=_ERRORS)
+    admin = APIRouter(dependencies=[gate.depends("admin")], responses=_ERRORS)
+    _add_list_routes(reads, flow, log)
+    if new_items is not None:  # before the routes of single items, which take any path below /v1/items
+        add_new_item_routes(reads, writes, new_items.inbox)
+    _add_item_routes(reads, flow)
+    _add_feedback_route(writes, inbox)
+    add_user_routes(admin, flow.users)
+    compatible = gorse_routes(gate, flow, inbox, event_names or {}, _ERRORS)
+    compatible += metarank_routes(gate, flow, inbox, event_names or {}, _ERRORS)
+    routers = [health_routes(flow), reads, writes, admin, *compatible]
+    for router in routers:
+        api.include_router(router)
+    api.state.routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    if not gate.keys.closed:  # whoever may reach a service with keys needs no page that explains it
         api.get("/docs", include_in_schema=False)(lambda: HTMLResponse(docs_html(api.openapi())))
-    api.add_middleware(Edge, max_body_bytes=max_body_bytes, metrics=flow.metrics, is_stream=is_upload)
+    describe(api, api.state.routes)
+    api.add_middleware(
+        Edge,
+        max_body_bytes=max_body_bytes,
+        metrics=flow.metrics,
+        limits=limits,
+        is_stream=is_upload,
+        echoes_request_id=echoes_request_id,
+    )
     return api
 
 
@@ -122,19 +160,29 @@ def _add_list_routes(router: APIRouter, flow: RequestFlow, log: ImpressionLog) -
         log.add(impressions_of(response, user_id, time.time()))
         return response
 
+    @router.get("/v1/search")
+    async def search(q: SearchText, k: K = 10, kind: SearchKind = "embedding") -> SearchResponse:
+        """Items for a text.
+
+        By default those whose embedding is near to the text's, where the bundle can encode text; `kind=lexical` finds
+        words of title, tags and category, which is better for a title that is known. The answer says which it was.
+        """
+        served, found_by = await flow.search(q, k, kind)
+        return search_response(flow.catalogue, served, found_by)
+
 
 def _add_item_routes(router: APIRouter, flow: RequestFlow) -> None:
     # `:path`, because an id may hold a slash; the longer route comes first.
-    @router.get("/v1/items/{item_id:path}/similar", responses={404: _ERRORS[422]})
-    async def similar(item_id: str, k: Annotated[int, QueryParameter(ge=1, le=MAX_K)] = 10) -> ListResponse:
+    @router.get("/v1/items/{item_id:path}/similar", responses=NOT_FOUND)
+    async def similar(item_id: PathId, k: K = 10) -> ListResponse:
         """Items near an item."""
-        served = await flow.similar(await _row_of(flow, item_id), k)
+        served = await flow.similar(await _known_row(flow, item_id), k)
         return list_response(flow.catalogue, served, explain=False)
 
-    @router.get("/v1/items/{item_id:path}", responses={404: _ERRORS[422]})
-    async def item(item_id: str) -> CatalogueItem:
+    @router.get("/v1/items/{item_id:path}", responses=NOT_FOUND)
+    async def item(item_id: PathId) -> CatalogueItem:
         """What the bundle knows of an item."""
-        return item_body(flow.catalogue, await _row_of(flow, item_id), flow.model_version)
+        return item_body(flow.catalogue, await _known_row(flow, item_id), flow.model_version)
 
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -142,12 +190,10 @@ def _add_item_routes(router: APIRouter, flow: RequestFlow) -> None:
         return Response(flow.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-async def _row_of(flow: RequestFlow, item_id: str) -> int:
+async def _known_row(flow: RequestFlow, item_id: str) -> int:
+    """Its row, also of an item that has just joined. Raises ProblemError 404."""
     await flow.know([item_id])
-    row = flow.catalogue.idx(item_id)
-    if row is None:
-        raise ProblemError(404, f"item {item_id[:80]!a} is not in the catalogue of {flow.model_version}")
-    return row
+    return row_of(flow, item_id)
 
 
 def _add_feedback_route(router: APIRouter, inbox: Inbox) -> None:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from avrec_ray.config import JobConfig
-from avrec_ray.dataclass_io import check_range
+from avrec_ray.config import JobConfig, LimitsConfig
+from avrec_ray.dataclass_io import check_choice, check_range
 from avrec_ray.errors import ConfigError
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.new_items.config import NewItemsConfig
 from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.retrieval.config import MatcherConfig
+from avrec_ray.types import EVENTS
 
 
 @dataclass(kw_only=True)
@@ -25,7 +26,7 @@ class ServeConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     new_items: NewItemsConfig = field(default_factory=NewItemsConfig)
     host: str = "127.0.0.1"
-    """Address to listen on; other than loopback only with AVREC_API_KEYS."""
+    """Address to listen on; other than loopback only with API keys, see auth.py."""
     port: int = 8080
     gateway_replicas: int = 1
     """Two on different nodes outlive the loss of one."""
@@ -35,6 +36,9 @@ class ServeConfig:
     """Longest a request may take before it is answered from what is at hand; a client can only ask for less."""
     max_body_bytes: int = 1_048_576
     """Larger requests get 413."""
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    event_names: dict[str, str] = field(default_factory=dict)
+    """What clients of Gorse and Metarank call an event, and which of ours it is; goes before the usual names."""
 
     def __post_init__(self) -> None:
         for name in ("bundle", "storage_path"):
@@ -47,6 +51,8 @@ class ServeConfig:
         for name in ("gateway_replicas", "max_matcher_replicas", "max_reranker_replicas", "deadline_ms"):
             check_range(f"serve.{name}", getattr(self, name), 1)
         check_range("serve.max_body_bytes", self.max_body_bytes, 1024)
+        for name, event in self.event_names.items():
+            check_choice(f"serve.event_names.{name}", event, EVENTS)
 
 
 def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
@@ -64,4 +70,6 @@ def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
         max_matcher_replicas=job.serve.max_matcher_replicas,
         max_reranker_replicas=job.serve.max_reranker_replicas,
         deadline_ms=job.serve.deadline_ms,
+        limits=job.serve.limits,
+        event_names=job.serve.event_names,
     )

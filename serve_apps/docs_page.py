@@ -36,6 +36,8 @@ def _tables(route: Spec, openapi: Spec) -> list[Table]:
 def _fields(schema: Spec, openapi: Spec, prefix: str = "") -> Iterator[list[str]]:
     """Rows of a body's fields; those of nested objects follow under dotted names."""
     schema = _resolved(schema, openapi)
+    if "items" in schema:  # a body that is a list
+        schema, prefix = _resolved(schema["items"], openapi), f"{prefix}[]."
     required = set(schema.get("required", []))
     for name, field in schema.get("properties", {}).items():
         yield [prefix + name, _type(field), "required" if name in required else "", _notes(field)]
@@ -60,7 +62,9 @@ def _type(schema: Spec) -> str:
         return " or ".join(_type(choice) for choice in schema["anyOf"])
     if "$ref" in schema:
         return str(schema["$ref"].rsplit("/", 1)[1])
-    return f"list of {_type(schema['items'])}" if schema.get("type") == "array" else str(schema.get("type", "any"))
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    return str(schema.get("type", "any"))
 
 
 def _notes(schema: Spec) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -20,10 +21,12 @@ import numpy as np
 from avrec_ray.bundle import Catalogue
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.ranking.rule_effects import RuleEffects
+from avrec_ray.retrieval.lexical import LexicalIndex
 from avrec_ray.types import Candidate, Event, Query, RankedItem
 from serve_apps.answers import Models, RankAnswer
 from serve_apps.metrics import GatewayMetrics
 from serve_apps.popular import PopularItems
+from serve_apps.request_ids import current_request_id
 from serve_apps.users import LoadProfiles, UserDoor
 
 logger = logging.getLogger(__name__)
@@ -100,7 +103,9 @@ class RequestFlow:
         served.items = await self._personal(served, query) or []
         return await self._finish(served)
 
-    async def rank(self, user_id: str, item_ids: Sequence[str], explain: bool, deadline_ms: int | None) -> Served:
+    async def rank(
+        self, user_id: str | None, item_ids: Sequence[str], explain: bool, deadline_ms: int | None
+    ) -> Served:
         """The given items of the catalogue, in the order that suits the user."""
         served = self._open(deadline_ms)
         name, history = await self._history(served, user_id, ())
@@ -125,6 +130,30 @@ class RequestFlow:
             served.items = in_given_order(found.candidates, k)
         return await self._finish(served)
 
+    async def search(self, text: str, k: int, kind: str) -> tuple[Served, str]:
+        """Items for a text, and how they were found: by `kind`, or "lexical" where "embedding" cannot be done."""
+        served = self._open(None)
+        if kind == "embedding":
+            found = await self._stage(served, "match", lambda: self.models.search(text, k))
+            if found is not None and found.candidates is None:
+                served.lack("text_not_encoded")
+            elif found is not None and self._same_model(served, found.model_version):
+                served.items = in_given_order(found.candidates or (), k)
+                return await self._finish(served), "embedding"
+        loop = asyncio.get_running_loop()
+        try:
+            # The first time this builds the index of words; whoever comes later finds it built.
+            rows = await asyncio.wait_for(
+                loop.run_in_executor(self._readers, lambda: self._words.search(text, k)),
+                max(served.seconds_left(), 0.05),
+            )
+        except TimeoutError:
+            rows = []
+            served.lack("deadline")
+        item_ids = self.catalogue.item_ids
+        served.items = [RankedItem(item_ids[row], rank, score) for rank, (row, score) in enumerate(rows, start=1)]
+        return await self._finish(served), "lexical"
+
     async def missing(self) -> list[str]:
         """What is not there right now: "event_store", "models"."""
         missing = []
@@ -147,6 +176,10 @@ class RequestFlow:
         """Release threads and connections."""
         self._readers.shutdown(wait=False, cancel_futures=True)
         self.store.close()
+
+    @cached_property
+    def _words(self) -> LexicalIndex:
+        return LexicalIndex(self.catalogue)
 
     async def _history(
         self, served: Served, user_id: str | None, session: Sequence[Event]
@@ -202,7 +235,7 @@ class RequestFlow:
         except TimeoutError:
             served.lack(UNAVAILABLE[name], "deadline")
         except Exception:  # whatever it is, the client still gets a list
-            logger.warning("stage %s failed", name, exc_info=True)
+            logger.warning("request %s: stage %s failed", current_request_id(), name, exc_info=True)
             served.lack(UNAVAILABLE[name])
         finally:
             served.stages_ms[name] = (time.perf_counter() - started) * 1000

@@ -4,7 +4,7 @@ The gateway loads the catalogue and the event store, never a model: with both mo
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,11 +21,15 @@ from avrec_ray.ranking.rules import load_rules
 from avrec_ray.training.profiles import UserProfiles
 from serve_apps.answers import Models
 from serve_apps.api import create_api
-from serve_apps.auth import check_host, key_digests
+from serve_apps.auth import Gate, check_host
 from serve_apps.config import ServeConfig
 from serve_apps.flow import RequestFlow
 from serve_apps.following import FollowArgs
+from serve_apps.keys import KeyRing, from_plain, keys_of_service
+from serve_apps.loopback import keep_replica_on_loopback
 from serve_apps.new_items import new_items_of
+from serve_apps.rate_actor import shared_take
+from serve_apps.rate_limits import RateLimiter
 
 
 class GatewayDeployment:
@@ -34,13 +38,18 @@ class GatewayDeployment:
     def __init__(
         self,
         args: dict[str, Any],
-        digests: Sequence[str],
+        keys: Mapping[str, Any],
         matcher: DeploymentHandle,
         reranker: DeploymentHandle,
         _ingest: DeploymentHandle | None = None,
     ) -> None:
-        """`_ingest` is never called: an application runs what its ingress is given."""
+        """`keys`: what `keys_of_service` found where the service was deployed.
+
+        `_ingest` is never called: an application runs what its ingress is given.
+        """
+        keep_replica_on_loopback()
         cfg = from_dict(ServeConfig, args)
+        ring = KeyRing(from_plain(keys["fixed"]), keys["file"])
         metadata = load_metadata(cfg.bundle)
         catalogue = load_catalogue(cfg.bundle)
         flow = RequestFlow(
@@ -56,7 +65,18 @@ class GatewayDeployment:
             load_profiles=lambda: load_bundle_profiles(cfg.bundle),
             rules=RuleEffects(load_rules(cfg.policy.rules) if cfg.policy.rules else (), catalogue),
         )
-        self._api = create_api(flow, cfg.feedback, digests, cfg.max_body_bytes, new_items_of(cfg, flow, metadata))
+        admit = RateLimiter(cfg.limits, shared_take(str(cfg.port))).admit if ring.closed else None
+        # Ray Serve's proxy puts the id of a request into the answer, the client's or one that it made.
+        self._api = create_api(
+            flow,
+            cfg.feedback,
+            Gate(ring, admit),
+            cfg.max_body_bytes,
+            cfg.limits,
+            cfg.event_names,
+            echoes_request_id=False,
+            new_items=new_items_of(cfg, flow, metadata),
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._api
@@ -82,6 +102,7 @@ def models_of(matcher: DeploymentHandle, reranker: DeploymentHandle) -> Models:
         similar=lambda item_id, k: _awaited(matcher.similar.remote(item_id, k)),
         rerank=lambda query, candidates: _awaited(reranker.rerank.remote(query, candidates)),
         versions=versions,
+        search=lambda text, k: _awaited(matcher.search.remote(text, k)),
     )
 
 
@@ -98,8 +119,8 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
         BundleError: there is no bundle to serve.
     """
     cfg = from_dict(ServeConfig, args)
-    digests = key_digests()
-    check_host(cfg.host, digests)
+    keys = keys_of_service()
+    check_host(cfg.host, bool(keys["fixed"] or keys["file"]))
     metadata = load_metadata(cfg.bundle)  # fail here, with the reason, rather than in a replica that restarts for ever
     if cfg.policy.rules:
         load_rules(cfg.policy.rules)
@@ -122,7 +143,7 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
         ingest = [_deployment(IngestDeployment, "ingest", 4, num_replicas=cfg.new_items.num_workers).bind(to_dict(cfg))]
     return gateway.bind(
         to_dict(cfg),
-        digests,
+        keys,
         matcher.bind(cfg.bundle, to_dict(cfg.matcher), follow),
         reranker.bind(cfg.bundle, to_dict(cfg.policy), follow),
         *ingest,

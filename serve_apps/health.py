@@ -1,11 +1,27 @@
 """Liveness and readiness. They need no key and tell nothing but versions."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from serve_apps.flow import RequestFlow
+
+
+class LiveBody(BaseModel):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class ReadyBody(BaseModel):
+    """What is served, and what of it is not there right now."""
+
+    status: Literal["ready", "degraded", "not_ready"]
+    missing: list[str]
+    model_version: str
+    index_version: str
 
 
 def health_routes(flow: RequestFlow) -> APIRouter:
@@ -14,11 +30,11 @@ def health_routes(flow: RequestFlow) -> APIRouter:
     has_been_ready = False
 
     @router.get("/health/live")
-    async def live() -> dict[str, str]:
+    async def live() -> LiveBody:
         """The process answers."""
-        return {"status": "live"}
+        return LiveBody()
 
-    @router.get("/health/ready")
+    @router.get("/health/ready", response_model=ReadyBody, responses={503: {"model": ReadyBody}})
     async def ready() -> JSONResponse:
         """200 ready or degraded, 503 not ready.
 

@@ -17,6 +17,7 @@ from avrec_ray.feedback.store import Appended, EventStore
 from avrec_ray.types import Event
 from serve_apps.metrics import GatewayMetrics
 from serve_apps.problems import ProblemError
+from serve_apps.request_ids import current_request_id
 from serve_apps.schemas import FeedbackResponse, RejectionBody
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Inbox:
         try:
             return await loop.run_in_executor(self._writers, self._store.append, events, received_at_seconds)
         except (SQLAlchemyError, OSError) as error:
-            logger.exception("the event store failed")
+            logger.exception("request %s: the event store failed", current_request_id())
             raise ProblemError(
                 503, "the event store failed and nothing was kept; send the same events again"
             ) from error

@@ -12,6 +12,7 @@ from serve_apps.item_bodies import ItemAccepted, ItemRequest, ItemStatus
 from serve_apps.item_inbox import ItemInbox, is_upload
 from serve_apps.item_uploads import MAX_ITEM_BYTES, receive_form, receive_raw
 from serve_apps.problems import ProblemError
+from serve_apps.schemas import NOT_FOUND, PROBLEM, PathId
 
 _BODIES: dict[str, Any] = {
     "requestBody": {
@@ -43,12 +44,10 @@ _BODIES: dict[str, Any] = {
 }
 
 
-def new_item_routes(inbox: ItemInbox, errors: dict[int | str, dict[str, Any]]) -> APIRouter:
-    """To be included before the routes of single items: those take any path below /v1/items."""
-    router = APIRouter()
-    some_errors: dict[int | str, dict[str, Any]] = {404: errors[422]}
+def add_new_item_routes(reads: APIRouter, writes: APIRouter, inbox: ItemInbox) -> None:
+    """To be added before the routes of single items: those take any path below /v1/items."""
 
-    @router.post("/v1/items", status_code=202, openapi_extra=_BODIES, responses={409: errors[422], 413: errors[422]})
+    @writes.post("/v1/items", status_code=202, openapi_extra=_BODIES, responses={409: PROBLEM, 413: PROBLEM})
     async def submit_item(request: Request) -> ItemAccepted:
         """Queue a new item, or another body of a known one: JSON with a place of its media, or the media themselves."""
         inbox.check_open()
@@ -56,17 +55,15 @@ def new_item_routes(inbox: ItemInbox, errors: dict[int | str, dict[str, Any]]) -
             return await inbox.submit(_read(await request.body()).to_submission())
         return await _submit_upload(inbox, request)
 
-    @router.get("/v1/items/{item_id:path}/status", responses=some_errors, response_model_exclude_none=True)
-    async def item_status(item_id: str) -> ItemStatus:
+    @reads.get("/v1/items/{item_id:path}/status", responses=NOT_FOUND, response_model_exclude_none=True)
+    async def item_status(item_id: PathId) -> ItemStatus:
         """Where an item is on its way into lists, and why it is refused if it is."""
         return await inbox.status(item_id)
 
-    @router.delete("/v1/items/{item_id:path}", responses=some_errors)
-    async def delete_item(item_id: str) -> ItemAccepted:
+    @writes.delete("/v1/items/{item_id:path}", responses=NOT_FOUND)
+    async def delete_item(item_id: PathId) -> ItemAccepted:
         """Take an item down, for good: out of every list within a second or so, and out of later bundles."""
         return await inbox.delete(item_id)
-
-    return router
 
 
 async def _submit_upload(inbox: ItemInbox, request: Request) -> ItemAccepted:

@@ -1,6 +1,7 @@
 """Rankings of the core as response bodies, titles and categories added from the catalogue."""
 
 import dataclasses
+import logging
 import math
 import uuid
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 from avrec_ray.bundle import Catalogue
 from avrec_ray.feedback.impressions import Impression
 from avrec_ray.types import RankedItem
-from serve_apps.flow import Served
+from serve_apps.flow import RequestFlow, Served
+from serve_apps.problems import ProblemError
+from serve_apps.request_ids import current_request_id
 from serve_apps.schemas import (
     BecauseBody,
     CatalogueItem,
@@ -17,8 +20,11 @@ from serve_apps.schemas import (
     ItemBody,
     ListResponse,
     RankResponse,
+    SearchResponse,
     StagesMs,
 )
+
+logger = logging.getLogger(__name__)
 
 VARIANT = "champion"
 """The one variant that is served."""
@@ -52,6 +58,19 @@ def rank_response(catalogue: Catalogue, served: Served, explain: bool, unknown: 
     return RankResponse(**_members(catalogue, served, explain), unknown_items=unknown)
 
 
+def search_response(catalogue: Catalogue, served: Served, kind: str) -> SearchResponse:
+    """The answer of /v1/search."""
+    return SearchResponse(**_members(catalogue, served, False), kind="embedding" if kind == "embedding" else "lexical")
+
+
+def row_of(flow: RequestFlow, item_id: str) -> int:
+    """Row of an item in the catalogue. Raises ProblemError 404."""
+    row = flow.catalogue.idx(item_id)
+    if row is None:
+        raise ProblemError(404, f"item {item_id[:80]!a} is not in the catalogue of {flow.model_version}")
+    return row
+
+
 def item_body(catalogue: Catalogue, row: int, model_version: str) -> CatalogueItem:
     """The answer of /v1/items/{id}."""
     duration = float(catalogue.durations[row])
@@ -69,8 +88,10 @@ def item_body(catalogue: Catalogue, row: int, model_version: str) -> CatalogueIt
 
 
 def _members(catalogue: Catalogue, served: Served, explain: bool) -> dict[str, Any]:
+    list_id = uuid.uuid4().hex  # of the list, for feedback on it: a client that asks again gets another list
+    logger.info("request %s: list %s, degraded %s", current_request_id(), list_id, served.degraded)
     return {
-        "request_id": uuid.uuid4().hex,
+        "request_id": list_id,
         "model_version": served.model_version,
         "variant": VARIANT,
         "degraded": served.degraded,

@@ -11,16 +11,19 @@ from avrec_ray.dataclass_io import from_dict
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.matcher import Matcher
 from avrec_ray.types import Query
-from serve_apps.answers import MatchAnswer
+from serve_apps.answers import MatchAnswer, SearchAnswer
 from serve_apps.following import begin_to_follow
+from serve_apps.loopback import keep_replica_on_loopback
 
 
 class MatcherDeployment:
     """One replica holds one bundle, and follows what joins and leaves it; every answer says which bundle."""
 
     def __init__(self, bundle: str, matcher: dict[str, Any], follow: dict[str, Any] | None = None) -> None:
+        keep_replica_on_loopback()
         torch.set_num_threads(1)
         self._matcher = Matcher(bundle, from_dict(MatcherConfig, matcher))
+        self._matcher.search("warm up", 1)  # loads the text encoder
         self._follower = begin_to_follow(follow, self._matcher.bundle, self._matcher.apply)
         self.check_health()  # the first call of a model is slow; no client should wait for it
 
@@ -38,6 +41,10 @@ class MatcherDeployment:
         """The k nearest items of an item."""
         await self._know([item_id])
         return MatchAnswer(self._matcher.model_version, self._matcher.similar(item_id, k))
+
+    async def search(self, text: str, k: int) -> SearchAnswer:
+        """The k items nearest to a text."""
+        return SearchAnswer(self._matcher.model_version, self._matcher.search(text, k))
 
     async def version(self) -> str:
         """model_version of the bundle."""

@@ -1,6 +1,5 @@
 """Errors as application/problem+json (RFC 9457): what was got, what was expected."""
 
-import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -10,17 +9,22 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-logger = logging.getLogger(__name__)
-
 
 class ProblemError(Exception):
-    """An error with an HTTP status; `more` are extra members of the answer."""
+    """An error with an HTTP status; `more` are extra members of the answer, `headers` of its own."""
 
-    def __init__(self, status: int, detail: str, more: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        more: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.more = dict(more or {})
+        self.headers = dict(headers or {})
 
 
 def install(api: FastAPI) -> None:
@@ -28,25 +32,36 @@ def install(api: FastAPI) -> None:
     api.add_exception_handler(ProblemError, _on_problem)
     api.add_exception_handler(HTTPException, _on_http)
     api.add_exception_handler(RequestValidationError, _on_invalid)
-    api.add_exception_handler(Exception, _on_bug)
 
 
-def problem(status: int, detail: str, more: Mapping[str, Any] | None = None) -> JSONResponse:
-    """The answer for a status, with the header that belongs to it."""
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
+
+
+def problem(
+    status: int, detail: str, more: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The answer for a status, with the header that belongs to it unless `headers` has it."""
     title = HTTPStatus(status).phrase
     body = {"type": f"urn:avrec:problem:{status}", "title": title, "status": status, "detail": detail, **(more or {})}
-    return JSONResponse(body, status, headers.get(status), media_type="application/problem+json")
+    headers = {**_HEADERS.get(status, {}), **(headers or {})}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
 async def _on_problem(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ProblemError)
-    return problem(error.status, error.detail, error.more)
+    return problem(error.status, error.detail, error.more, error.headers)
 
 
-async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem(error.status_code, str(error.detail))
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return problem(error.status_code, str(error.detail), headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Methods of every route with this path; Starlette names those of the first alone."""
+    routes = [route for route in request.app.state.routes if route.path_regex.match(request.scope["path"])]
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
 async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
@@ -54,12 +69,6 @@ async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
     fields = [_field_error(e) for e in error.errors()[:10]]
     first = fields[0]
     return problem(422, f"{first['field']}: got {first['got']}, expected {first['expected']}", {"errors": fields})
-
-
-async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    # The template, not the path: a path may name a user.
-    logger.error("%s failed", getattr(request.scope.get("route"), "path", "a request"), exc_info=error)
-    return problem(500, "The service made a mistake; its log says which.")
 
 
 def _field_error(error: Mapping[str, Any]) -> dict[str, str]:

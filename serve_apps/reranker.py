@@ -13,12 +13,14 @@ from avrec_ray.ranking.reranker import REQUESTED, Reranker
 from avrec_ray.types import Candidate, Query
 from serve_apps.answers import RankAnswer
 from serve_apps.following import begin_to_follow
+from serve_apps.loopback import keep_replica_on_loopback
 
 
 class RerankerDeployment:
     """One replica holds one bundle, and follows what joins and leaves it; every answer says which bundle."""
 
     def __init__(self, bundle: str, policy: dict[str, Any], follow: dict[str, Any] | None = None) -> None:
+        keep_replica_on_loopback()
         torch.set_num_threads(1)
         self._reranker = Reranker(bundle, from_dict(PolicyConfig, policy))
         self._ledger = self._reranker.policy.ledger()  # exposure in the lists of this replica

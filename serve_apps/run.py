@@ -25,13 +25,16 @@ def start(cfg: ServeConfig, ready_timeout_seconds: float = 120.0) -> str:
     Ray must be connected. `serve.shutdown()` stops the service.
 
     Raises:
-        ConfigError: the port is taken, or the host is open to others without API keys.
+        ConfigError: the port is taken, the host is open to others without API keys, or a key is not as it must be.
         StageError: the service did not become ready in time.
     """
     app = build_app(to_dict(cfg))
     check_port_free(cfg.host, cfg.port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=cfg.host, port=cfg.port))
+    # The gateway bounds a request itself, for a client can lift this bound with a header; it ends what never got there.
+    most_seconds = cfg.limits.body_seconds + cfg.limits.request_seconds + 5
+    options = HTTPOptions(host=cfg.host, port=cfg.port, request_timeout_s=most_seconds)
+    serve.start(proxy_location="HeadOnly", http_options=options)
     serve.run(app, name=APP_NAME, route_prefix="/")
     url = f"http://{_reachable(cfg.host)}:{cfg.port}"
     _wait_until_ready(url, ready_timeout_seconds)

@@ -1,23 +1,40 @@
 """Request and response bodies. Requests are strict: no unknown field, no number in quotes, everything bounded."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from fastapi import Path
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from avrec_ray.feedback.events import FIELDS, MAX_ID_CHARS, UNDATED, is_clean_text, read_event_name, read_time_seconds
+from avrec_ray.feedback.events import MAX_ID_CHARS, UNDATED, is_clean_text, read_event_name, read_time_seconds
 from avrec_ray.types import EVENTS, Event, Filters
+from serve_apps.event_schemas import FEEDBACK_EVENT, MAX_EVENTS, TEXT_PATTERN, TIME
 
 MAX_K = 100
-MAX_EVENTS = 500
 
 
-def _check_text(value: str) -> str:
+def whole(value: Any) -> Any:
+    """JSON has one kind of number: 10.0 is as whole as 10."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WholeNumber = Annotated[int, BeforeValidator(whole)]
+DeadlineMs = Annotated[int, Field(ge=1, le=60_000), BeforeValidator(whole)]
+
+
+def check_text(value: str) -> str:
+    """The value, unless no database takes it or no log should show it. Raises ValueError."""
     if not is_clean_text(value):
         raise ValueError("Unicode text without control characters")
     return value
 
 
-Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_check_text)]
+_CLEAN = Field(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra={"pattern": TEXT_PATTERN})
+Id = Annotated[str, _CLEAN, AfterValidator(check_text)]
+PathId = Annotated[
+    str,
+    Path(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra={"pattern": TEXT_PATTERN}),
+    AfterValidator(check_text),
+]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 
 
@@ -45,13 +62,13 @@ class SessionEvent(_Request):
 
     item_id: Id
     event: Annotated[str, AfterValidator(read_event_name), Field(json_schema_extra={"enum": list(EVENTS)})]
-    at: Annotated[float | str, AfterValidator(read_time_seconds)] | None = None
+    at: Annotated[Annotated[float | str, AfterValidator(read_time_seconds)] | None, WithJsonSchema(TIME)] = None
     watch_seconds: Seconds | None = None
     value: float | None = None
     event_id: Id | None = None
     user_id: Id | None = None
     request_id: Id | None = None
-    position: int | None = None
+    position: WholeNumber | None = None
 
     def to_event(self, user_id: str) -> Event:
         """As the core's noun; undated if the client gave no time."""
@@ -64,11 +81,11 @@ class RecommendRequest(_Request):
 
     user_id: Id | None = None
     session: list[SessionEvent] = Field(default=[], max_length=MAX_EVENTS)
-    k: int = Field(default=10, ge=1, le=MAX_K)
+    k: WholeNumber = Field(default=10, ge=1, le=MAX_K)
     filters: FiltersBody = FiltersBody()
     diversity: float = Field(default=0.0, ge=0, le=1)
     explain: bool = False
-    deadline_ms: int | None = Field(default=None, ge=1, le=60_000)
+    deadline_ms: DeadlineMs | None = None
 
 
 class RankRequest(_Request):
@@ -77,29 +94,13 @@ class RankRequest(_Request):
     user_id: Id
     items: list[Id] = Field(min_length=1, max_length=MAX_EVENTS)
     explain: bool = False
-    deadline_ms: int | None = Field(default=None, ge=1, le=60_000)
-
-
-_EVENT_SCHEMA = {
-    "type": "object",
-    "title": "FeedbackEvent",
-    "required": ["event_id", "user_id", "item_id", "event"],
-    "additionalProperties": False,
-    "properties": {
-        **{name: {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS} for name in FIELDS if "_id" in name},
-        "event": {"enum": list(EVENTS)},
-        "at": {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]},
-        "watch_seconds": {"type": "number", "minimum": 0},
-        "value": {"type": "number"},
-        "position": {"type": "integer", "minimum": 0},
-    },
-}
+    deadline_ms: DeadlineMs | None = None
 
 
 class FeedbackRequest(_Request):
     """Events to keep. Each is checked on its own, so that a bad one does not hold up the others."""
 
-    events: list[Annotated[Any, WithJsonSchema(_EVENT_SCHEMA)]] = Field(max_length=MAX_EVENTS)
+    events: list[Annotated[Any, WithJsonSchema(FEEDBACK_EVENT)]] = Field(max_length=MAX_EVENTS)
 
 
 def _is_none(value: object) -> bool:
@@ -184,6 +185,15 @@ class RankResponse(ListResponse):
     """Requested ids that the catalogue does not hold."""
 
 
+class SearchResponse(ListResponse):
+    """Items for a text."""
+
+    kind: Literal["embedding", "lexical"] = Field(
+        description="embedding: by the text encoder of the bundle, scores are cosines; lexical: by the words of title, "
+        "tags and category, scores are BM25, because the bundle cannot encode text or its models do not answer."
+    )
+
+
 class RejectionBody(BaseModel):
     """An event that was not kept, by its place in the request."""
 
@@ -239,7 +249,14 @@ class UserData(BaseModel):
 class Problem(BaseModel):
     """application/problem+json (RFC 9457)."""
 
+    model_config = ConfigDict(extra="allow")
+
     type: str
     title: str
     status: int
     detail: str
+
+
+PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
+NOT_FOUND: dict[int | str, Any] = {404: PROBLEM}
+"""For the description of a route that may not find what it is asked for."""

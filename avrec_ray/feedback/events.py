@@ -133,6 +133,8 @@ def _read_number(name: str, value: Any, low: float) -> float | None:
 def _read_position(value: Any) -> int | None:
     if value is None:
         return None
+    if isinstance(value, float) and value.is_integer():  # JSON has one kind of number: 3.0 is as whole as 3
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_POSITION:
         raise FeedbackError(f"position: got {_shown(value)}, expected a whole number of at least 0")
     return value

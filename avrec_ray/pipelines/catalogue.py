@@ -15,8 +15,7 @@ from avrec_ray.item_vectors import ALL_VECTOR_COLUMNS, VECTOR_COLUMNS, vector_co
 from avrec_ray.media.text import item_text
 from avrec_ray.towers.config import GIVEN, TowersConfig
 from avrec_ray.towers.item_tower import ItemTokens, token_shapes
-from avrec_ray.towers.text_checkpoints import tokenize
-from avrec_ray.towers.text_tokens import hash_tokens
+from avrec_ray.towers.text_ids import text_ids
 from avrec_ray.types import MODALITIES, POSITIVE_EVENTS
 
 
@@ -60,10 +59,9 @@ def word_ids(items: pa.Table, cfg: TowersConfig) -> npt.NDArray[np.int64]:
     if cfg.text_encoder in GIVEN:
         return np.zeros((items.num_rows, cfg.max_text_tokens), np.int64)
     columns = (items[name].to_pylist() for name in ("title", "description", "tags"))
-    texts = [item_text(title, description, tags) for title, description, tags in zip(*columns, strict=True)]
-    if cfg.text_encoder == "scratch":
-        return hash_tokens(texts, cfg.num_text_buckets, cfg.max_text_tokens)
-    return tokenize(texts, cfg)
+    return text_ids(
+        [item_text(title, description, tags) for title, description, tags in zip(*columns, strict=True)], cfg
+    )
 
 
 def read_fitted(storage_root: Path, parts: Sequence[str]) -> pa.Table:

@@ -2,11 +2,14 @@
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import ray
 import ray.data
+from ray._private import ray_constants
 
 from avrec_ray.cluster_config import ClusterConfig
 
@@ -21,6 +24,9 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 _OWN_CLUSTER = {
+    # Processes of a cluster of one machine listen on 127.0.0.1. Ray means this for Windows and macOS; on Linux GCS,
+    # raylet and every worker would listen on all interfaces.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Nobody reads the metrics of a cluster without a dashboard that ends with the job, nor asks it for its tasks: two
     # percent of two cores, which decoding can use.
     "RAY_enable_metrics_collection": "0",
@@ -44,21 +50,48 @@ def session(cfg: ClusterConfig) -> Iterator[None]:
     # Token authentication is on by default and wanted; the line that offers to turn it off is not.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     common = {"log_to_driver": False, "logging_level": logging.WARNING}
-    if address:
-        ray.init(address=address, **common)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=cfg.num_cpus or max(6, 2 * (os.cpu_count() or 2)),
-            object_store_memory=cfg.object_store_bytes,
-            include_dashboard=False,
-            **common,
-        )
-    _quiet()
+    with nullcontext() if address else _loopback():
+        if address:
+            ray.init(address=address, **common)
+        else:
+            _make_token()
+            ray.init(
+                address="local",
+                num_cpus=cfg.num_cpus or max(6, 2 * (os.cpu_count() or 2)),
+                object_store_memory=cfg.object_store_bytes,
+                include_dashboard=False,
+                **common,
+            )
+        _quiet()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """This process, too, takes 127.0.0.1 for its address: Ray read the variable when it was imported."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] != "0"
     try:
         yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _make_token() -> None:
+    """A token for a cluster of this job alone, unless the user has one that nobody else can read.
+
+    Whoever reaches a port of the cluster runs code in it, and any user of the machine reaches loopback. Ray would write
+    a token to the home folder with mode 0644.
+    """
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    own = Path.home() / ".ray" / "auth_token"
+    private = own.is_file() and not own.stat().st_mode & 0o077
+    # Ray turns authentication on by itself where it starts a cluster, unless the user's environment says otherwise.
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not given and not private:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _quiet() -> None:

@@ -4,7 +4,7 @@ Dimension key: D embedding, N catalogue.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.retrieval.query_vectors import QueryVectors, log_popularity
 from avrec_ray.retrieval.read_write_lock import ReadWriteLock
 from avrec_ray.retrieval.sources import Asked, Stock, gather, popular_rows
+from avrec_ray.retrieval.text_queries import TextQueries
 from avrec_ray.types import POSITIVE_EVENTS, Candidate, Filters, Query
 
 
@@ -50,6 +51,11 @@ class Matcher:
         self._overlay = Overlay(self.bundle)
         self._removed = np.zeros(0, np.int64)
         self._lock = ReadWriteLock()
+
+    @cached_property
+    def text_queries(self) -> TextQueries:
+        """The text encoder; loaded when first asked for, since only search needs it."""
+        return TextQueries(self.bundle, self.query_vectors.towers)
 
     def match(self, queries: Sequence[Query]) -> list[list[Candidate]]:
         """Candidates of each query, best first: at least `query.k` while so many allowed and unseen items exist."""
@@ -120,11 +126,23 @@ class Matcher:
             row = self.bundle.items.index_of[item_id]
             vector = self.bundle.embeddings[row]
             scores, rows = self.index.search(vector[None], k, exclude=[np.array([row])])
-        return [
-            Candidate(self.bundle.items.item_ids[row], score, "similar")
-            for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True)
-            if row >= 0
-        ]
+            return self._nearest(scores[0].tolist(), rows[0].tolist(), "similar")
+
+    def search(self, text: str, k: int) -> list[Candidate] | None:
+        """The `k` items nearest to a text, by cosine; none for a text without words, None if it cannot be encoded."""
+        if self.text_queries.encoder is None:
+            return None
+        vectors, written = self.text_queries.vectors([text])
+        if not written[0]:
+            return []
+        with self._lock.reading():
+            scores, rows = self.index.search(vectors, k)
+            return self._nearest(scores[0].tolist(), rows[0].tolist(), "search")
+
+    def _nearest(self, scores: Sequence[float], rows: Sequence[int], source: str) -> list[Candidate]:
+        """What the index found; it fills up with -1 where there is no more."""
+        found = zip(scores, rows, strict=True)
+        return [Candidate(self.bundle.items.item_ids[row], score, source) for score, row in found if row >= 0]
 
     def _asked(self, query: Query, vector: npt.NDArray[np.float32], seen: npt.NDArray[np.int64]) -> Asked:
         index_of = self.bundle.items.index_of

@@ -6,9 +6,10 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -17,12 +18,21 @@ import uvicorn
 from fastapi import FastAPI
 
 from avrec_ray.bundle import Catalogue
+from avrec_ray.config import LimitsConfig
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.new_items.config import NewItemsConfig
+from avrec_ray.new_items.follow import Follower
+from avrec_ray.new_items.store import NewItemStore
 from avrec_ray.types import Because, Candidate, Query, RankedItem
-from serve_apps.answers import MatchAnswer, Models, RankAnswer
+from serve_apps.answers import MatchAnswer, Models, RankAnswer, SearchAnswer
 from serve_apps.api import create_api
+from serve_apps.auth import Admit, Gate
 from serve_apps.flow import RequestFlow
+from serve_apps.following import OnLoop
+from serve_apps.item_inbox import ItemInbox
+from serve_apps.keys import KeyRing
+from serve_apps.new_items import NewItems
 
 VERSION = "v-test"
 NUM_ITEMS = 40
@@ -59,7 +69,7 @@ class CategoryModels:
     queries: list[Query] = field(default_factory=list)
 
     def as_models(self) -> Models:
-        return Models(self.match, self.score, self.similar, self.rerank, self.versions)
+        return Models(self.match, self.score, self.similar, self.rerank, self.versions, self.search)
 
     async def match(self, query: Query) -> MatchAnswer:
         await self._pass_through("match")
@@ -92,6 +102,14 @@ class CategoryModels:
     async def versions(self) -> tuple[str, str]:
         await self._pass_through("versions")
         return self.matcher_version, self.reranker_version
+
+    async def search(self, text: str, k: int) -> SearchAnswer:
+        """Items whose number is in the text; nothing where told that text cannot be encoded."""
+        await self._pass_through("match")
+        if "encode" in self.failing:
+            return SearchAnswer(self.matcher_version, None)
+        rows = [row for row in range(NUM_ITEMS) if str(row) in text.split()][:k]
+        return SearchAnswer(self.matcher_version, [Candidate(self.catalogue.item_ids[r], 0.9, "search") for r in rows])
 
     async def _pass_through(self, stage: str) -> None:
         await asyncio.sleep(self.slow_seconds.get(stage, 0.0))
@@ -135,17 +153,34 @@ def make_client(flow: RequestFlow) -> Iterator[Callable[..., httpx.Client]]:
 
 
 @pytest.fixture
-def client(make_client: Callable[..., httpx.Client]) -> httpx.Client:
-    return make_client()
+def client(make_client: Callable[..., httpx.Client], flow: RequestFlow, tmp_path: Path) -> httpx.Client:
+    return make_client(new_items=queue_of(flow, tmp_path))
+
+
+def queue_of(flow: RequestFlow, folder: Path) -> NewItems:
+    """New items are queued; nobody works on them, and none joins the catalogue."""
+    store = NewItemStore(str(flow.store._engine.url.render_as_string(hide_password=False)))
+    metadata = SimpleNamespace(towers_version="v-towers", new_items_watermark=0)
+    on_loop = OnLoop(lambda _changes: None)
+    follower = Follower(store, metadata, frozenset(flow.catalogue.item_ids), on_loop)
+    return NewItems(ItemInbox(store, NewItemsConfig(), folder / "uploads", flow), follower, on_loop)
 
 
 @contextlib.contextmanager
 def client_of(
-    flow: RequestFlow, digests: Sequence[str] = (), max_body_bytes: int = 100_000, max_events: int = 500
+    flow: RequestFlow,
+    keys: KeyRing | None = None,
+    max_body_bytes: int = 100_000,
+    max_events: int = 500,
+    admit: Admit | None = None,
+    limits: LimitsConfig | None = None,
+    event_names: Mapping[str, str] | None = None,
+    new_items: NewItems | None = None,
 ) -> Iterator[httpx.Client]:
     feedback = FeedbackConfig(max_events_per_request=max_events)
+    gate = Gate(keys or KeyRing(), admit)
     with (
-        served(create_api(flow, feedback, digests, max_body_bytes)) as url,
+        served(create_api(flow, feedback, gate, max_body_bytes, limits, event_names, new_items=new_items)) as url,
         httpx.Client(base_url=url, timeout=20) as client,
     ):
         yield client

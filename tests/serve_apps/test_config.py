@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
+from avrec_ray.config import LimitsConfig
 from avrec_ray.dataclass_io import from_dict, to_dict
 from avrec_ray.errors import ConfigError
 from serve_apps.config import ServeConfig
@@ -29,6 +30,9 @@ def test_serve_config_survives_plain_dicts() -> None:
         ({"max_matcher_replicas": 0}, r"serve.max_matcher_replicas=0 is outside"),
         ({"max_body_bytes": 10}, r"serve.max_body_bytes=10 is outside"),
         ({"replicas": 3}, r"unknown key 'replicas'"),
+        ({"limits": {"read_burst": 0}}, r"serve.limits.read_burst=0 is outside"),
+        ({"limits": {"reads": 1}}, r"limits: unknown key 'reads'"),
+        ({"event_names": {"clap": "applaud"}}, r"serve.event_names.clap='applaud' is not one of"),
         ({"feedback": {"history": 3}}, r"feedback: unknown key 'history'"),
         ({"port": "http"}, r"port='http': got str, expected int"),
     ],
@@ -48,3 +52,5 @@ def test_serve_yaml_is_a_valid_serve_schema_with_valid_args() -> None:
     assert application.import_path == "serve_apps.gateway:build_app"
     assert (cfg.host, cfg.port) == (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8080)
     assert schema.proxy_location == "HeadOnly"
+    assert cfg.limits == LimitsConfig()
+    assert schema.http_options.request_timeout_s == cfg.limits.body_seconds + cfg.limits.request_seconds + 5

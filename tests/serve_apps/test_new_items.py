@@ -18,11 +18,13 @@ from avrec_ray.new_items.config import NewItemsConfig
 from avrec_ray.new_items.ingest import IngestWorker
 from avrec_ray.new_items.store import NewItemStore
 from serve_apps.api import create_api
+from serve_apps.auth import Gate
 from serve_apps.config import ServeConfig
 from serve_apps.flow import RequestFlow
 from serve_apps.new_items import new_items_of
 from tests.media.render import tone, write_media
 from tests.serve_apps.conftest import CategoryModels, served, small_catalogue
+from tests.serve_apps.test_auth import ring_of_scopes
 from tests.tiny_bundle import build_tiny_bundle, tiny_media
 
 
@@ -68,7 +70,7 @@ def make_gateway(bundle: Path, tmp_path: Path, clip: Path) -> Iterator[Callable[
             url = cfg.feedback.store_url(cfg.storage_path)
             models = CategoryModels(catalogue, matcher_version="v-tiny", reranker_version="v-tiny")
             flow = RequestFlow(models.as_models(), EventStore(url), catalogue, "v-tiny", "v-towers", 50, 5000)
-            api = create_api(flow, FeedbackConfig(), [], 20_000, new_items_of(cfg, flow, metadata))
+            api = create_api(flow, FeedbackConfig(), None, 20_000, new_items=new_items_of(cfg, flow, metadata))
             client = httpx.Client(base_url=stack.enter_context(served(api)), timeout=60)
             stack.enter_context(client)
             uploads = cfg.new_items.uploads(cfg.storage_path)
@@ -239,13 +241,14 @@ def test_every_gateway_follows_without_being_asked(make_gateway: Callable[..., G
 
 def test_items_need_a_key_where_there_are_keys(bundle: Path, tmp_path: Path) -> None:
     from avrec_ray.bundle import load_catalogue as load
-    from serve_apps.auth import _digest
 
     catalogue: Catalogue = load(bundle)
     cfg = ServeConfig(bundle=str(bundle), storage_path=str(tmp_path))
     url = cfg.feedback.store_url(cfg.storage_path)
     flow = RequestFlow(CategoryModels(catalogue).as_models(), EventStore(url), catalogue, "v", "v", 50, 500)
-    api = create_api(flow, FeedbackConfig(), [_digest("k" * 20)], 1000, new_items_of(cfg, flow, load_metadata(bundle)))
+    api = create_api(
+        flow, FeedbackConfig(), Gate(ring_of_scopes()), 1000, new_items=new_items_of(cfg, flow, load_metadata(bundle))
+    )
     with served(api) as address:
         for method, path in (("POST", "/v1/items"), ("GET", "/v1/items/i1/status"), ("DELETE", "/v1/items/i1")):
             assert httpx.request(method, address + path).status_code == 401
