@@ -70,7 +70,7 @@ def main(storage: Path, seed: int, num_users: int, num_items: int, fake_share: f
         for depth in DEPTHS:
             clean, open_, closed = (found[name][depth][place] for name in ("clean", "undefended", "defended"))
             line = (
-                f"{kind:10} exposure at {depth:3} clean {clean:.3f}  undefended {open_:.3f} (lift {open_ - clean:+.3f})  "
+                f"{kind:9} exposure at {depth:3} clean {clean:.3f} undefended {open_:.3f} (lift {open_ - clean:+.3f}) "
                 f"defended {closed:.3f} (lift {closed - clean:+.3f})"
             )
             verdict = "within" if closed - clean <= bound else "ABOVE"
