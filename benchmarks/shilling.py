@@ -8,8 +8,9 @@ Profit", WWW 2004; Mobasher et al., "Toward Trustworthy Recommender Systems", TO
 - average: items drawn as often as real users choose them
 - bandwagon: the most popular items, and a few drawn evenly
 
-Exposure is the share of real users' lists of ten that hold the target. The bound: with the defences no target gains
-more than --bound (of lists) over the same retraining without the attack.
+Exposure is the share of real users' lists that hold the target, at several lengths: an attack may lift an item a long
+way without reaching the top. The bound: with the defences no target gains more than --bound (of lists of ten) over the
+same retraining without the attack.
 
     python benchmarks/shilling.py --storage /tmp/shilling
 """
@@ -36,6 +37,7 @@ from benchmarks import world as w
 
 PAST_DAYS, NEW_DAYS = 30, 10
 NUM_FILLERS = 15
+DEPTHS = (10, 50, 100)
 ATTACKS = ("random", "average", "bandwagon")
 
 
@@ -60,16 +62,19 @@ def main(storage: Path, seed: int, num_users: int, num_items: int, fake_share: f
             outcome = retrain.run(loop, job)
         assert outcome is not None
         found[name] = exposure(storage / name, outcome, targets, set(planted.users.user_ids))
-        print(f"{name}: {dict(zip(ATTACKS, found[name], strict=True))}; held back {outcome.held_back}", flush=True)
+        print(f"{name}: held back {outcome.held_back}", flush=True)
     held = wrongly_held(storage / "defended", set(planted.users.user_ids))
     print(f"{num_users} users, {num_items} items, {len(fakes)} fake events of {len(attacked)} new ones; "
           f"{held:.2%} of real events held back")  # fmt: skip
     for place, kind in enumerate(ATTACKS):
-        clean, open_, closed = (found[name][place] for name in ("clean", "undefended", "defended"))
-        print(
-            f"{kind:10} exposure clean {clean:.3f}  undefended {open_:.3f} (lift {open_ - clean:+.3f})  defended "
-            f"{closed:.3f} (lift {closed - clean:+.3f}, {'within' if closed - clean <= bound else 'ABOVE'} {bound})"
-        )
+        for depth in DEPTHS:
+            clean, open_, closed = (found[name][depth][place] for name in ("clean", "undefended", "defended"))
+            line = (
+                f"{kind:9} exposure at {depth:3} clean {clean:.3f} undefended {open_:.3f} (lift {open_ - clean:+.3f}) "
+                f"defended {closed:.3f} (lift {closed - clean:+.3f})"
+            )
+            verdict = "within" if closed - clean <= bound else "ABOVE"
+            print(line + (f"  {verdict} {bound}" if depth == 10 else ""))
 
 
 def unpopular(events: list[Event], item_ids: list[str], count: int) -> list[str]:
@@ -110,15 +115,16 @@ def copied(job: JobConfig, storage: Path, defended: bool) -> JobConfig:
     return replace(job, storage_path=str(storage), retrain=settings)
 
 
-def exposure(storage: Path, outcome: Outcome, targets: list[str], real: set[str]) -> list[float]:
-    """Share of real users' lists of ten that hold each target."""
+def exposure(storage: Path, outcome: Outcome, targets: list[str], real: set[str]) -> dict[int, list[float]]:
+    """By depth: share of real users' lists so long that hold each target."""
     table = pq.read_table(storage / "retrain" / outcome.name / "evaluation" / "recommendations.parquet")
-    users, lists = set(), Counter[str]()
-    for user, item, rank in zip(*(table[n].to_pylist() for n in ("user_id", "item_id", "rank")), strict=True):
-        if user in real:
-            users.add(user)
-            lists[item] += rank <= 10
-    return [lists[target] / len(users) for target in targets]
+    rows = list(zip(*(table[n].to_pylist() for n in ("user_id", "item_id", "rank")), strict=True))
+    num_users = len({user for user, _, _ in rows if user in real})
+    found = {}
+    for depth in DEPTHS:
+        held = Counter(item for user, item, rank in rows if user in real and rank <= depth)
+        found[depth] = [held[target] / num_users for target in targets]
+    return found
 
 
 def wrongly_held(storage: Path, real: set[str]) -> float:
