@@ -1,4 +1,4 @@
-"""A storage path in which users are everywhere: events, lists, tables, splits, bundle, MLflow, exports, parts of a job."""
+"""A storage path in which users are everywhere: events, lists, tables, bundle, MLflow, exports, parts of a job."""
 
 import json
 import time
