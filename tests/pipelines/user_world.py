@@ -1,10 +1,6 @@
-"""A storage path in which users are everywhere: events, lists, tables, splits, bundle, MLflow, exports, parts of a job.
-
-As a program it erases, or rotates keys, as the jobs do: `python -m tests.pipelines.user_world erase <root> [users]`.
-"""
+"""A storage path in which users are everywhere: events, lists, tables, bundle, MLflow, exports, parts of a job."""
 
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +18,7 @@ from avrec_ray.feedback.impressions import Impression
 from avrec_ray.feedback.profile_files import replace_in_bundle
 from avrec_ray.feedback.pseudonyms import USER_COLUMNS, Pseudonyms
 from avrec_ray.feedback.store import EventStore
-from avrec_ray.pipelines import erase_user, load_events, prepare, rotate_user_keys, split
+from avrec_ray.pipelines import load_events, prepare, split
 from avrec_ray.pipelines.stage import Loop
 from avrec_ray.pipelines.storage import Storage
 from tests.tiny_bundle import build_tiny_bundle
@@ -158,16 +154,3 @@ def without(tables: dict[str, pa.Table], names: list[str]) -> dict[str, list[dic
         pointing = [name for name in table.column_names if name.startswith("friend_") and name != "friend_id"]
         kept[place] = table.drop_columns(pointing).to_pylist()
     return kept
-
-
-def main(what: str, root: str, users: str = "") -> None:
-    world = open_world(Path(root), 0)
-    if what == "erase":
-        world.job.users = users
-        erase_user.run(world.loop(), world.job)
-    else:
-        rotate_user_keys.run(world.loop(), world.job)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
