@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from avrec_ray.crash_points import crash_point
+from avrec_ray.durable import crash_point
 from avrec_ray.feedback.database import EVENTS_LOCK, IMPRESSIONS_LOCK, write
 from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.receipts import Receipt, from_json, receipt_key, sign, subject_of, to_json

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avrec_ray.crash_points import crash_point
-from avrec_ray.durable import sync
+from avrec_ray.durable import crash_point, sync
 from avrec_ray.training.profiles import SCHEMA
 
 METADATA = "metadata.json"

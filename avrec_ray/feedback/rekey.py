@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from avrec_ray.crash_points import crash_point
+from avrec_ray.durable import crash_point
 from avrec_ray.errors import ConfigError, FeedbackError
 from avrec_ray.feedback.bulk import CONTENT_ID_PREFIX, content_id
 from avrec_ray.feedback.database import EVENTS_LOCK, IMPRESSIONS_LOCK, write

@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from avrec_ray.crash_points import crash_point
-from avrec_ray.durable import sync
+from avrec_ray.durable import crash_point, sync
 from avrec_ray.feedback.arrow_names import may_hold_names, names_any, rows_naming, without_listed
 from avrec_ray.feedback.profile_files import is_profiles, recover_bundle, replace_in_bundle, without_users
 from avrec_ray.feedback.pseudonyms import USER_COLUMNS, Pseudonyms

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from avrec_ray.config import JobConfig
-from avrec_ray.crash_points import crash_point
+from avrec_ray.durable import crash_point
 from avrec_ray.errors import StageError
 from avrec_ray.feedback.erasure_scan import scan_folder
 from avrec_ray.feedback.receipts import Receipt

@@ -158,6 +158,8 @@ def _job_of(job: JobConfig, plan: Plan, storage: Storage, champion: Path, tracki
     return replace(
         job,
         storage_path=str(plan.folder(storage)),
+        # The store stays where it is: it knows who was erased.
+        feedback=replace(job.feedback, url=job.feedback.store_url(job.storage_path)),
         towers=load_metadata(champion).towers,
         training=replace(job.training, finetune=finetuning),
         tracking=replace(job.tracking, uri=tracking_uri),

@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.feedback.labels import label_examples, target_weights_of
+from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.shown import impression_rows
 from avrec_ray.feedback.suspicion import SUSPICIONS, Sifted, sift, trust_of_users
 from avrec_ray.pipelines.event_export import EVENTS, IMPRESSIONS_FOLDER, parts_in, read_events, read_impressions
 from avrec_ray.pipelines.retrain_plan import Plan
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, digest_file, require_record
 from avrec_ray.pipelines.storage import Storage
+from avrec_ray.pipelines.users_of_job import erased_users
 from avrec_ray.training.histories import LABEL_WEIGHT
 
 IS_NEW = "is_new"
@@ -32,16 +34,22 @@ def run(loop: Loop, job: JobConfig, storage: Storage, plan: Plan) -> StageRecord
     catalogue does not have, which is counted.
     """
 
+    erased, pseudonyms = erased_users(job), Pseudonyms.from_environment()
+
+    def named(table: pa.Table) -> pa.Table:
+        """Users by their names of today, without those who were erased."""
+        return erased.without(pseudonyms.table(table))
+
     def work(stage: StageRun) -> dict[str, float]:
         with stage.publish("tables", "labels", HELD_BACK_FOLDER) as (tables, labels, held_back):
-            return _write(storage, plan, job, (tables, labels, held_back), stage.log)
+            return _write(storage, plan, job, (tables, labels, held_back), named, stage.log)
 
     own = loop.storage
     return loop.stage(
         "prepare",
         work,
         settings={"labels": to_dict(job.retrain.labels), "suspicion": to_dict(job.retrain.suspicion)},
-        inputs=_digests(storage, plan),
+        inputs=_digests(storage, plan) | ({"erased": erased.digest()} if len(erased) else {}),
         outputs=[own.items, own.interactions, own.folder("labels"), own.folder(HELD_BACK_FOLDER)],
     )
 
@@ -58,21 +66,27 @@ def link_clips(loop: Loop, storage: Storage) -> None:
 
 
 def _write(
-    storage: Storage, plan: Plan, job: JobConfig, folders: tuple[Path, Path, Path], log: Callable[[str], None]
+    storage: Storage,
+    plan: Plan,
+    job: JobConfig,
+    folders: tuple[Path, Path, Path],
+    named: Callable[[pa.Table], pa.Table],
+    log: Callable[[str], None],
 ) -> dict[str, float]:
     tables, labels_folder, held_back_folder = folders
     items = pq.read_table(storage.items)
-    before, new = read_events(storage, plan.since), read_events(storage, plan.upto, plan.since)
+    before, new = named(read_events(storage, plan.since)), named(read_events(storage, plan.upto, plan.since))
     is_new = pa.array(np.arange(before.num_rows + new.num_rows) >= before.num_rows)
     events = pa.concat_tables([before, new]).append_column(IS_NEW, is_new)
     sifted = sift(events, job.retrain.suspicion)
     kept, num_unknown = _of_catalogue(sifted.kept, items)
-    shown, _ = _of_catalogue(read_impressions(storage, plan.upto), items)
+    shown, _ = _of_catalogue(named(read_impressions(storage, plan.upto)), items)
     labels = label_examples(kept, shown, items, job.retrain.labels, trust_of_users(kept, job.retrain.suspicion))
     pq.write_table(_interactions(kept, shown, labels), tables / "interactions.parquet")
-    for path in (storage.items, *(storage.root / "tables" / f"{name}.parquet" for name in ("users", "edges"))):
+    shutil.copyfile(storage.items, tables / storage.items.name)
+    for path in (storage.root / "tables" / f"{name}.parquet" for name in ("users", "edges")):
         if path.is_file():
-            shutil.copyfile(path, tables / path.name)
+            pq.write_table(named(pq.read_table(path)), tables / path.name)
     pq.write_table(labels, labels_folder / "labels.parquet")
     pq.write_table(sifted.held_back, held_back_folder / "events.parquet")
     for line in _said(new.num_rows, events.num_rows, num_unknown, sifted, labels):

@@ -1,7 +1,7 @@
 """jobs.rotate_user_keys: every stored name of a user under the key that comes first, in the store and in files."""
 
 from avrec_ray.config import JobConfig
-from avrec_ray.crash_points import crash_point
+from avrec_ray.durable import crash_point
 from avrec_ray.feedback.rekey import Rekeyed
 from avrec_ray.feedback.user_files import rename_in_files
 from avrec_ray.pipelines.erase_user import read_tombstones, write_tombstones

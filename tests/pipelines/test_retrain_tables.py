@@ -9,11 +9,14 @@ import pytest
 
 from avrec_ray.cluster_config import TrackingConfig
 from avrec_ray.config import JobConfig
+from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.feedback.impressions import Watermark
+from avrec_ray.feedback.store import EventStore
 from avrec_ray.pipelines import retrain_tables
 from avrec_ray.pipelines.retrain_plan import Plan
 from avrec_ray.pipelines.stage import Loop, StageRecord
 from avrec_ray.pipelines.storage import Storage
+from avrec_ray.types import Event
 from tests.feedback.event_rows import acted, catalogue, listed
 
 TRACKING = TrackingConfig(system_metrics_seconds=0.0)
@@ -44,11 +47,12 @@ def storage(tmp_path: Path) -> Storage:
     return found
 
 
-def prepare(storage: Storage, lines: list[str] | None = None) -> tuple[Storage, StageRecord]:
+def prepare(storage: Storage, lines: list[str] | None = None, url: str = "") -> tuple[Storage, StageRecord]:
     plan = Plan("run-000000000206", Watermark(3, 0), Watermark(206, 2), "models:/m/1", "v-1")
     own = Storage.at(str(plan.folder(storage)))
     loop = Loop(own, TRACKING, "retrain", echo=(lines if lines is not None else []).append)
-    record = retrain_tables.run(loop, JobConfig(storage_path=str(own.root)), storage, plan)
+    job = JobConfig(storage_path=str(own.root), feedback=FeedbackConfig(url=url))
+    record = retrain_tables.run(loop, job, storage, plan)
     loop.close()
     return own, record
 
@@ -92,3 +96,20 @@ def test_second_call_skips_and_another_catalogue_does_not(storage: Storage) -> N
     assert lines == ["prepare: already done with these inputs, skipped"]
     pq.write_table(catalogue("a", "b", "c", "gone"), storage.items)
     assert prepare(storage)[1].metrics["num_of_unknown_items"] == 0
+
+
+def test_erased_users_are_learned_from_no_more(storage: Storage, tmp_path: Path) -> None:
+    """Also where exported parts hold them still: the service erased them, and jobs.erase_user was not run yet."""
+    own, _ = prepare(storage)
+    assert {"u", "v"} <= set(pq.read_table(own.interactions)["user_id"].to_pylist())
+    store = EventStore(f"sqlite:///{tmp_path / 'events.db'}")
+    store.append([Event("u", "a", "view", 0.0, event_id="e0")], 1.0)
+    store.erase("u")
+    store.close()
+    pq.write_table(pa.table({"user_id": ["u", "v"], "friend_id": ["v", "u"]}), storage.root / "tables/edges.parquet")
+    own, record = prepare(storage, url=f"sqlite:///{tmp_path / 'events.db'}")
+    for path in own.root.rglob("*.parquet"):
+        for name in {"user_id", "friend_id"} & set(pq.read_schema(path).names):
+            assert "u" not in pq.read_table(path)[name].to_pylist(), path
+    assert set(pq.read_table(own.interactions)["user_id"].to_pylist()) == {"v"}
+    assert record.metrics["num_events"] == 202
