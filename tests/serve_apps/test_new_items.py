@@ -269,8 +269,9 @@ def test_upload_that_cannot_be_written_is_503(make_gateway: Callable[..., Gatewa
 def test_upload_that_ends_before_its_end_leaves_nothing(gateway: Gateway) -> None:
     address = gateway.client.base_url
     with socket.create_connection((address.host, address.port or 80)) as connection:
-        head = "POST /v1/items?item=%7B%22item_id%22:%22half%22%7D HTTP/1.1\r\nHost: localhost\r\nContent-Type: video/mp4\r\n"
-        connection.sendall(f"{head}Content-Length: 3000000\r\n\r\n".encode() + bytes(2_000_000))
+        head = "POST /v1/items?item=%7B%22item_id%22:%22half%22%7D HTTP/1.1\r\nHost: localhost\r\n"
+        kind = "Content-Type: video/mp4\r\nContent-Length: 3000000\r\n\r\n"
+        connection.sendall((head + kind).encode() + bytes(2_000_000))
         wait_until(lambda: gateway.uploads.is_dir() and any(p.stat().st_size for p in gateway.uploads.iterdir()))
     wait_until(lambda: list(gateway.uploads.iterdir()) == [])
     assert gateway.client.get("/v1/items/half/status").status_code == 404
