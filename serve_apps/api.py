@@ -47,7 +47,7 @@ from serve_apps.schemas import (
     SearchResponse,
     check_text,
 )
-from serve_apps.users import add_user_routes
+from serve_apps.users import add_profile_routes, add_user_routes
 
 _ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 413, 422, 429, 503), PROBLEM)
 K = Annotated[int, QueryParameter(ge=1, le=MAX_K)]
@@ -107,6 +107,7 @@ def create_api(
         add_new_item_routes(reads, writes, new_items.inbox)
     _add_item_routes(reads, flow)
     _add_feedback_route(writes, inbox)
+    add_profile_routes(reads, writes, flow)
     add_user_routes(admin, flow.users)
     compatible = gorse_routes(gate, flow, inbox, event_names or {}, _ERRORS)
     compatible += metarank_routes(gate, flow, inbox, event_names or {}, _ERRORS)

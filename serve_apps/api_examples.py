@@ -30,6 +30,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "submit_item": {
         "image": {"item_id": "n0001", "title": "Bass at noon", "tags": ["bass"], "category": "music"},
     },
+    "claim_visitor": {"visitor": {"anonymous_id": "anonymous:9f86d081"}},
     "gorse_feedback": {"read": [_GORSE_EVENT]},
     "gorse_put_feedback": {"read": [_GORSE_EVENT]},
     "gorse_session_recommend": {"read": [{"FeedbackType": "read", "UserId": "", "ItemId": "i0001"}]},
@@ -66,6 +67,8 @@ _HEALTH = {
     "CacheStoreConnected": True,
 }  # fmt: skip
 
+_AFFINITY = {"name": "guitar", "share": 0.6, "lift": 4.2}
+
 ANSWERS: dict[str, Any] = {
     "recommend": _LIST,
     "rank": {**_LIST, "unknown_items": []},
@@ -84,6 +87,13 @@ ANSWERS: dict[str, Any] = {
         "user_id": "u0001", "stored_as": "u0001", "erased_at": None, "impressions": [], "profile": None,
         "events": [{**_EVENT, "watch_seconds": None, "value": None, "request_id": None, "position": None}],
     },
+    "user_profile": {
+        "user_id": "u0001", "num_events": 2, "model_version": "v-0123456789ab",
+        "short_term": {"tags": [_AFFINITY], "categories": [_AFFINITY], "creators": []},
+        "long_term": {"tags": [_AFFINITY], "categories": [_AFFINITY], "creators": []},
+        "recent": [{"item_id": "i0001", "title": "Guitar at night", "event": "like", "at_seconds": 1769882400.0}],
+    },
+    "claim_visitor": {"events": 2},
     "erase_user": {
         "subject": "5d41402abc4b2a76b9719d911017c592", "erased_at": "2026-01-31T18:00:00Z",
         "issued_at": "2026-01-31T18:00:01Z", "removed": {"events": 12, "impressions": 120},

@@ -89,7 +89,7 @@ class RequestFlow:
         self.users = UserDoor(store, known_users, load_profiles)
         self.rules = rules or RuleEffects((), catalogue)
         self._catch_up: Callable[[], int] | None = None
-        self._history_length = history_length
+        self.history_length = history_length
         self._deadline_ms = deadline_ms
         # Threads of its own: reads that hang on a database must not use up those that store feedback.
         self._readers = ThreadPoolExecutor(_READ_THREADS, "history")
@@ -191,7 +191,7 @@ class RequestFlow:
             read = await self._stage(
                 served,
                 "profile",
-                lambda: loop.run_in_executor(self._readers, self.users.read, user_id, self._history_length),
+                lambda: loop.run_in_executor(self._readers, self.users.read, user_id, self.history_length),
             )
         unread = None if self.users.known(user_id) else user_id
         name, stored = read or (unread, ())

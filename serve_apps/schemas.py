@@ -223,6 +223,54 @@ class CatalogueItem(BaseModel):
     model_version: str
 
 
+class AffinityBody(BaseModel):
+    """A tag, category or creator that the user chooses."""
+
+    name: str
+    share: float = Field(description="Of what the user's positive events say, above 0 and up to 1.")
+    lift: float = Field(description="How many times more that is than among all users' choices.")
+
+
+class HorizonBody(BaseModel):
+    """What a user is after, strongest first."""
+
+    tags: list[AffinityBody]
+    categories: list[AffinityBody]
+    creators: list[AffinityBody]
+
+
+class RecentItemBody(BaseModel):
+    """What the user last did with an item."""
+
+    item_id: str
+    title: str
+    event: str
+    at_seconds: float
+
+
+class ProfileResponse(BaseModel):
+    """A user, as the stored events tell. Empty lists where nothing is known."""
+
+    user_id: str
+    num_events: int = Field(description="Events read that are about items of the catalogue.")
+    short_term: HorizonBody
+    long_term: HorizonBody
+    recent: list[RecentItemBody]
+    model_version: str
+
+
+class ClaimRequest(_Request):
+    """The visitor that turned out to be the user."""
+
+    anonymous_id: Id = Field(description="Begins with `anonymous:`.")
+
+
+class ClaimResponse(BaseModel):
+    """What became the user's."""
+
+    events: int
+
+
 class Receipt(BaseModel):
     """A signed receipt of an erasure; it names nobody. See docs/privacy.md."""
 

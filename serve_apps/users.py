@@ -1,7 +1,7 @@
 """Users at the door: ids become stored names before anything else, and the routes to be told and to be forgotten."""
 
 from collections.abc import Callable, Collection
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path
 from pydantic import AfterValidator
@@ -9,13 +9,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from avrec_ray.dataclass_io import to_dict
+from avrec_ray.errors import FeedbackError
 from avrec_ray.feedback.bundle_names import BundleNames, profile_data
+from avrec_ray.feedback.claiming import check_anonymous
 from avrec_ray.feedback.events import MAX_ID_CHARS, is_clean_text
+from avrec_ray.feedback.profile import Profiler
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.training.profiles import UserProfiles
 from avrec_ray.types import Event
 from serve_apps.problems import ProblemError
-from serve_apps.schemas import Receipt, UserData
+from serve_apps.schemas import ClaimRequest, ClaimResponse, ProfileResponse, Receipt, UserData
+
+if TYPE_CHECKING:
+    from serve_apps.flow import RequestFlow
 
 LoadProfiles = Callable[[], UserProfiles | None]
 
@@ -47,6 +53,10 @@ class UserDoor:
         is_erased = self.store.is_erased(name)
         return self.store.pseudonyms.tombstones(name)[0] if is_erased else self._names.of(name), history
 
+    def claim(self, anonymous_id: str, user_id: str) -> int:
+        """Move a visitor's events to a user; returns how many."""
+        return self.store.claim(self.stored(anonymous_id), self.stored(user_id))
+
     def data(self, user_id: str) -> dict[str, Any]:
         """All that is kept of a user."""
         pseudonyms, name = self.store.pseudonyms, self.stored(user_id)
@@ -64,6 +74,31 @@ def _check_id(value: str) -> str:
 
 # `:path`, because an id may hold a slash.
 UserId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_check_id)]
+
+
+def add_profile_routes(reads: APIRouter, writes: APIRouter, flow: "RequestFlow") -> None:
+    """What a user's history says in words; and visitors who become users."""
+    profiler = Profiler(flow.catalogue)
+    door = flow.users
+
+    def told(user_id: str) -> dict[str, Any]:
+        _, history = door.read(door.stored(user_id), flow.history_length)
+        return to_dict(profiler.profile(history))
+
+    @reads.get("/v1/users/{user_id:path}/profile")
+    async def user_profile(user_id: UserId) -> ProfileResponse:
+        """Interests of late and for long, by tag, category and creator, and the newest items."""
+        profile = await _from_store(told, user_id)
+        return ProfileResponse(user_id=user_id, model_version=flow.model_version, **profile)
+
+    @writes.post("/v1/users/{user_id:path}/claim")
+    async def claim_visitor(user_id: UserId, body: ClaimRequest) -> ClaimResponse:
+        """Make what an anonymous visitor did the user's: events and lists kept so far. Sending it again is safe."""
+        try:
+            check_anonymous(body.anonymous_id, user_id)
+        except FeedbackError as error:
+            raise ProblemError(422, str(error)) from error
+        return ClaimResponse(events=await _from_store(door.claim, body.anonymous_id, user_id))
 
 
 def add_user_routes(router: APIRouter, door: UserDoor) -> None:

@@ -152,3 +152,12 @@ def _prepare_postgresql(engine: sa.Engine, busy_timeout_ms: int) -> None:
             if cursor.fetchone()[0] != "on":
                 logger.warning("PostgreSQL runs with fsync=off: what it acknowledges is lost when its machine fails")
         connection.commit()
+
+
+@contextmanager
+def both_locks(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction in which neither events nor impressions are added."""
+    with write(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(IMPRESSIONS_LOCK)))
+        yield connection

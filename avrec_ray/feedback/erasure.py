@@ -14,10 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from avrec_ray.durable import crash_point
-from avrec_ray.feedback.database import EVENTS_LOCK, IMPRESSIONS_LOCK, write
+from avrec_ray.feedback.database import EVENTS_LOCK, IMPRESSIONS_LOCK, both_locks, write
 from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.receipts import Receipt, from_json, receipt_key, sign, subject_of, to_json
-from avrec_ray.feedback.rekey import both_locks
 from avrec_ray.feedback.tables import ACTED, SHOWN, erased_events, erasures, events, impressions
 from avrec_ray.feedback.user_keys import require_writable
 

@@ -9,6 +9,7 @@ The towers do not read this: they read the events. It is for people, who ask why
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from avrec_ray.bundle import Catalogue
 from avrec_ray.dataclass_io import check_range
@@ -91,7 +92,11 @@ class Profiler:
     def __init__(self, items: Catalogue, cfg: ProfileConfig | None = None) -> None:
         self._items = items
         self.cfg = cfg or ProfileConfig()
-        self._base = {kind: self._base_shares(kind) for kind in ("tags", "categories", "creators")}
+
+    @cached_property
+    def _base(self) -> dict[str, dict[str, float]]:
+        """Counted when somebody first asks: a large catalogue takes seconds."""
+        return {kind: self._base_shares(kind) for kind in ("tags", "categories", "creators")}
 
     def profile(self, history: Sequence[Event]) -> Profile:
         """The profile of a history, which may be in any order; times count from its newest event."""
@@ -126,7 +131,10 @@ class Profiler:
         shares = {name: total / positive for name, total in sums.items() if total > 0} if positive > 0 else {}
         best = sorted(shares, key=lambda name: (-shares[name], name))[: self.cfg.top]
         base = self._base[kind]
-        return tuple(Affinity(name, min(shares[name], 1.0), min(shares[name], 1.0) / base[name]) for name in best)
+        # A tag of an item that has just joined is in no base yet.
+        return tuple(
+            Affinity(name, min(shares[name], 1.0), min(shares[name], 1.0) / base.get(name, 1e-6)) for name in best
+        )
 
     def _base_shares(self, kind: str) -> dict[str, float]:
         """Share of each name in the catalogue's choices; an item nobody chose counts as chosen once in a million."""

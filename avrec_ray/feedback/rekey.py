@@ -7,7 +7,6 @@ Killed at any moment, the next run goes on: what is renamed is seen by its name.
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ import sqlalchemy as sa
 from avrec_ray.durable import crash_point
 from avrec_ray.errors import ConfigError, FeedbackError
 from avrec_ray.feedback.bulk import CONTENT_ID_PREFIX, content_id
-from avrec_ray.feedback.database import EVENTS_LOCK, IMPRESSIONS_LOCK, write
+from avrec_ray.feedback.database import EVENTS_LOCK, IMPRESSIONS_LOCK, both_locks, write
 from avrec_ray.feedback.events import fingerprint_of
 from avrec_ray.feedback.pseudonyms import KEYS_VARIABLE, Pseudonyms
 from avrec_ray.feedback.tables import erased_events, erasures, events, impressions
@@ -167,12 +166,3 @@ def _renew(connection: sa.Connection, table: sa.Table, column: sa.Column[Any], s
 def _rows_left(connection: sa.Connection, pseudonyms: Pseudonyms) -> int:
     counts = (sa.select(sa.func.count()).select_from(t).where(_is_other(t, pseudonyms)) for t in (events, impressions))
     return sum(connection.execute(count).scalar_one() for count in counts)
-
-
-@contextmanager
-def both_locks(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction in which neither events nor impressions are added."""
-    with write(engine) as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(IMPRESSIONS_LOCK)))
-        yield connection

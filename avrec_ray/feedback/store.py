@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
-from avrec_ray.feedback import backup, bulk, erasure, impressions, upkeep
+from avrec_ray.feedback import backup, bulk, claiming, erasure, impressions, upkeep
 from avrec_ray.feedback.appending import Appended, Appender, Rejection
 from avrec_ray.feedback.database import write
 from avrec_ray.feedback.erased import ErasedUsers, erased_users, marks
@@ -124,6 +124,17 @@ class EventStore:
         Chained watermarks give every pair exactly once, also where the impression was kept after its event.
         """
         return impressions.export_joined(self._engine, self.pseudonyms, after)
+
+    def claim(self, anonymous: str, user: str) -> int:
+        """Make events and impressions of an anonymous visitor a user's; returns how many events that were.
+
+        Both are names as stored; see `claiming.check_anonymous` for ids. Claiming again moves what came since, and
+        nothing else. What was exported before stays under the visitor's name there.
+
+        Raises:
+            StoreUnavailableError: nothing was moved.
+        """
+        return claiming.claim(self._engine, self.pseudonyms, anonymous, user)
 
     def erased_users(self) -> ErasedUsers:
         """Everybody who was erased, to keep them out of what is read from elsewhere."""

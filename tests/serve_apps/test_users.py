@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from avrec_ray.bundle import Catalogue
 from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.receipts import from_json
 from avrec_ray.feedback.store import EventStore
@@ -151,3 +152,33 @@ def test_without_the_store_no_profile_is_used(
     with replica(models, kept, profiles) as client:
         assert client.post("/v1/recommend", json={"user_id": ALICE}).json()["degraded"] == ["profile_unavailable"]
     assert models.queries[-1].user_id is None
+
+
+def test_profile_tells_interests_and_knows_a_like_at_once(
+    kept: EventStore, profiles: UserProfiles, catalogue: Catalogue
+) -> None:
+    with replica(CategoryModels(catalogue), kept, profiles) as client:
+        empty = client.get(f"{PATH}/profile").json()
+        assert (empty["user_id"], empty["num_events"], empty["recent"]) == (ALICE, 0, [])
+        like(client, "i1", "i5")  # music, both
+        told = client.get(f"{PATH}/profile").json()
+        assert (told["num_events"], told["model_version"]) == (2, VERSION)
+        assert [a["name"] for a in told["short_term"]["categories"]] == ["music"]
+        assert told["long_term"]["categories"][0]["share"] == 1
+        assert {row["item_id"] for row in told["recent"]} == {"i1", "i5"}
+        assert client.get("/v1/users/bob/profile").json()["num_events"] == 0
+
+
+def test_a_visitors_past_is_the_users_after_the_claim(
+    kept: EventStore, profiles: UserProfiles, catalogue: Catalogue
+) -> None:
+    with replica(CategoryModels(catalogue), kept, profiles) as client:
+        like(client, "i1", "i5", user="anonymous:7", name="v")
+        claimed = client.post(f"{PATH}/claim", json={"anonymous_id": "anonymous:7"})
+        assert claimed.json() == {"events": 2}
+        assert client.post(f"{PATH}/claim", json={"anonymous_id": "anonymous:7"}).json() == {"events": 0}
+        assert client.get(f"{PATH}/profile").json()["num_events"] == 2
+        listed = client.post("/v1/recommend", json={"user_id": ALICE, "k": 40}).json()["items"]
+        assert not {"i1", "i5"} & {item["item_id"] for item in listed}
+        refused = client.post(f"{PATH}/claim", json={"anonymous_id": "bob"})
+        assert (refused.status_code, "anonymous:" in refused.json()["detail"]) == (422, True)
