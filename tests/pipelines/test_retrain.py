@@ -1,6 +1,6 @@
 """Retraining on a small world: what it learns from, what it writes, and that a second run does nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -11,7 +11,7 @@ from avrec_ray.bundle import load_bundle
 from avrec_ray.config import JobConfig
 from avrec_ray.errors import StageError
 from avrec_ray.feedback.suspicion import SUSPICIONS
-from avrec_ray.pipelines import retrain
+from avrec_ray.pipelines import erase_user, retrain
 from avrec_ray.pipelines.event_export import exported, read_events, read_impressions
 from avrec_ray.pipelines.full_loop import open_loop
 from avrec_ray.pipelines.retrain_plan import Outcome, last_finished, read_outcome
@@ -140,8 +140,31 @@ def test_second_run_does_nothing(learned: Run) -> None:
 
 
 def test_too_few_new_events_wait(learned: Run) -> None:
-    """The last test: it posts more."""
+    """It posts more."""
     post(learned.job, days(26, 1, "more", per_user=1)[:7])
     patient = retrain_job(learned.storage.root, min_new_events=8)
     assert any("7 new events" in line for line in run(patient).lines)
     assert last_finished(learned.storage) is not None
+
+
+def test_erased_user_is_nowhere_and_in_no_later_run(learned: Run) -> None:
+    """After the test above: it takes a user out of everything that the runs before have written."""
+    job = replace(learned.job, user="u07", scan=True)
+    others = pc.field("user_id") != "u07"
+    before = read_events(learned.storage, exported(learned.storage)).filter(others)
+    erase(job)
+    kept = read_events(learned.storage, exported(learned.storage))
+    assert kept.equals(before)
+    post(job, [event for event in days(28, 2, "after") if event.user_id != "u07"])
+    again = run(learned.job)
+    assert again.outcome is not None
+    interactions = pq.read_table(again.folder / "tables" / "interactions.parquet")
+    assert set(interactions["user_id"].to_pylist()) == {f"u{n:02d}" for n in range(40) if n != 7}
+    erase(job)  # looks through every file and table once more, and raises if the user is in any
+
+
+def erase(job: JobConfig) -> None:
+    with open_loop(job, "erase_user") as loop:
+        loop.echo = lambda line: None
+        (receipt,) = erase_user.run(loop, job)
+    assert receipt.signature
