@@ -14,13 +14,11 @@ from functools import cached_property
 from avrec_ray.bundle import Catalogue
 from avrec_ray.dataclass_io import check_range
 from avrec_ray.errors import ConfigError
+from avrec_ray.feedback.labels import default_strengths
 from avrec_ray.types import Event
 
-STRENGTHS: Mapping[str, float] = {
-    "view": 1.0, "like": 2.0, "favorite": 2.0, "share": 2.0, "comment": 1.5, "follow": 2.0,
-    "skip": -0.5, "dislike": -2.0, "report": -2.0,
-}  # fmt: skip
-"""How much an event says for what it is about; below 0 against it. Impressions say nothing."""
+STRENGTHS: Mapping[str, float] = default_strengths()
+"""How much an event says for what it is about, as in training; below 0 against it. Impressions say nothing."""
 
 
 @dataclass(kw_only=True)
