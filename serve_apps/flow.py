@@ -297,11 +297,7 @@ class RequestFlow:
     def _close(self, served: Served) -> Served:
         served.items = self._unblocked(served.items)
         served.stages_ms["total"] = (time.perf_counter() - served.started_seconds) * 1000
-        for stage, ms in served.stages_ms.items():
-            self.metrics.stage_seconds.labels(stage).observe(ms / 1000)
-        for reason in served.degraded:
-            self.metrics.degraded.labels(reason).inc()
-        self.metrics.count_items(served.items, self.catalogue)
+        self.metrics.count_list(served.stages_ms, served.degraded, served.items, self.catalogue)
         note_list(served.stages_ms, served.degraded)
         return served
 

@@ -6,7 +6,7 @@ alerts need exist from the start, at 0, so that "none came" can be told from "no
 
 import math
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -111,8 +111,18 @@ class GatewayMetrics:
         for source, count in Tally(candidate.source for candidate in candidates).items():
             self.candidates.labels(source or "none").inc(count)
 
-    def count_items(self, items: Sequence[RankedItem], catalogue: Catalogue) -> None:
-        """The items of an answer; all are in `catalogue`."""
+    def count_list(
+        self,
+        stages_ms: Mapping[str, float],
+        degraded: Iterable[str],
+        items: Sequence[RankedItem],
+        catalogue: Catalogue,
+    ) -> None:
+        """An answered list: where its time went, what it lacked, what it holds; all of its items are in `catalogue`."""
+        for stage, ms in stages_ms.items():
+            self.stage_seconds.labels(stage).observe(ms / 1000)
+        for reason in degraded:
+            self.degraded.labels(reason).inc()
         for source, count in Tally(item.source for item in items).items():
             self.items.labels(source or "none").inc(count)
         self.cold_items.inc(sum(not catalogue.warm[catalogue.index_of[item.item_id]] for item in items))
