@@ -72,6 +72,8 @@ class BundleMetadata:
     """What clips were decoded with, which new items are decoded with too; None: the items came without media."""
     new_items_watermark: int = 0
     """Changes of new items up to this one are in the catalogue, see `NewItemStore.accepted_items`."""
+    built_at_seconds: float = 0.0
+    """POSIX time at which the bundle was put together; 0: a bundle from before this was noted."""
     code_version: str = __version__
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)

@@ -107,6 +107,9 @@ class ServeSettings:
     max_reranker_replicas: int = 2
     deadline_ms: int = 2000
     """Longest a request may take before it is answered from what is at hand."""
+    access_log: bool = False
+    """One JSON line a request on the gateway's standard output, without ids or texts of clients (docs/operations.md).
+    Off by default: Ray rotates that file only with RAY_ROTATION_MAX_BYTES, and a full disk ends the service."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     event_names: dict[str, str] = field(default_factory=dict)
     """What clients of Gorse and Metarank call an event, and which of ours it is; goes before the usual names."""

@@ -16,6 +16,7 @@ from avrec_ray.config import LimitsConfig
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.types import Query
 from serve_apps import problems
+from serve_apps.access_log import AccessLog
 from serve_apps.auth import Gate
 from serve_apps.docs_page import docs_html
 from serve_apps.edge import Edge
@@ -68,6 +69,7 @@ def create_api(
     event_names: Mapping[str, str] | None = None,
     echoes_request_id: bool = True,
     new_items: NewItems | None = None,
+    access_log: AccessLog | None = None,
 ) -> FastAPI:
     """The application. With keys at the gate every route but health and the API description needs one.
 
@@ -106,6 +108,7 @@ def create_api(
     if new_items is not None:  # before the routes of single items, which take any path below /v1/items
         add_new_item_routes(reads, writes, new_items.inbox)
     _add_item_routes(reads, flow)
+    _add_metrics_route(reads, flow, new_items)
     _add_feedback_route(writes, inbox)
     add_profile_routes(reads, writes, flow)
     add_user_routes(admin, flow.users)
@@ -125,6 +128,7 @@ def create_api(
         limits=limits,
         is_stream=is_upload,
         echoes_request_id=echoes_request_id,
+        access_log=access_log,
     )
     return api
 
@@ -185,9 +189,13 @@ def _add_item_routes(router: APIRouter, flow: RequestFlow) -> None:
         """What the bundle knows of an item."""
         return item_body(flow.catalogue, await _known_row(flow, item_id), flow.model_version)
 
+
+def _add_metrics_route(router: APIRouter, flow: RequestFlow, new_items: NewItems | None) -> None:
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics of this gateway replica."""
+        if new_items is not None:
+            await new_items.measure(flow.metrics)
         return Response(flow.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -36,6 +36,8 @@ class ServeConfig:
     """Longest a request may take before it is answered from what is at hand; a client can only ask for less."""
     max_body_bytes: int = 1_048_576
     """Larger requests get 413."""
+    access_log: bool = False
+    """One JSON line a request on standard output, see access_log.py."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     event_names: dict[str, str] = field(default_factory=dict)
     """What clients of Gorse and Metarank call an event, and which of ours it is; goes before the usual names."""
@@ -70,6 +72,7 @@ def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
         max_matcher_replicas=job.serve.max_matcher_replicas,
         max_reranker_replicas=job.serve.max_reranker_replicas,
         deadline_ms=job.serve.deadline_ms,
+        access_log=job.serve.access_log,
         limits=job.serve.limits,
         event_names=job.serve.event_names,
     )

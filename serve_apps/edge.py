@@ -9,6 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from avrec_ray.config import LimitsConfig
+from serve_apps.access_log import AccessLog, RequestNotes, begin_notes
 from serve_apps.metrics import GatewayMetrics
 from serve_apps.problems import problem
 from serve_apps.request_ids import HEADER, current_request_id, take_request_id
@@ -39,6 +40,7 @@ class Edge:
         limits: LimitsConfig | None = None,
         echoes_request_id: bool = True,
         is_stream: Callable[[Scope], bool] = lambda _scope: False,
+        access_log: AccessLog | None = None,
     ) -> None:
         """Without `echoes_request_id` the id is not put into the answer: Ray Serve's proxy puts it there itself."""
         self._app, self._is_stream = app, is_stream
@@ -46,6 +48,7 @@ class Edge:
         self._metrics = metrics
         self._limits = limits or LimitsConfig()
         self._echoes_request_id = echoes_request_id
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,6 +56,7 @@ class Edge:
             return
         offered = _header(scope, b"x-request-id")
         request_id = take_request_id(offered).encode()
+        notes = begin_notes()
         headers = list(_ALWAYS)
         if self._echoes_request_id or request_id != offered:
             headers.append((HEADER.lower().encode(), request_id))
@@ -61,7 +65,7 @@ class Edge:
         try:
             await self._bounded(scope, receive, answer)
         finally:
-            self._report(scope, answer.status, time.perf_counter() - started)
+            self._report(scope, answer.status, time.perf_counter() - started, notes)
 
     async def _bounded(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         refusal = self._refusal(scope)
@@ -124,14 +128,18 @@ class Edge:
             more = message.get("more_body", False)
         return b"".join(parts)
 
-    def _report(self, scope: Scope, status: int, seconds: float) -> None:
+    def _report(self, scope: Scope, status: int, seconds: float, notes: RequestNotes) -> None:
         route = _route_of(scope)
         self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
         key = scope.get("avrec.key")
+        key_name = key.name if key else "-"
         logger.info(
             "request %s: %s %s %s in %.1f ms, key %s",
-            current_request_id(), scope["method"], route, status, seconds * 1000, key.name if key else "-",
+            current_request_id(), scope["method"], route, status, seconds * 1000, key_name,
         )  # fmt: skip
+        if self._access_log is not None:
+            self._access_log.write(scope["method"], route, status, seconds, key_name, notes)
 
 
 class _Answer:

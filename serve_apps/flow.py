@@ -23,6 +23,7 @@ from avrec_ray.feedback.store import EventStore
 from avrec_ray.ranking.rule_effects import RuleEffects
 from avrec_ray.retrieval.lexical import LexicalIndex
 from avrec_ray.types import Candidate, Event, Query, RankedItem
+from serve_apps.access_log import note_list
 from serve_apps.answers import Models, RankAnswer
 from serve_apps.metrics import GatewayMetrics
 from serve_apps.popular import PopularItems
@@ -85,6 +86,7 @@ class RequestFlow:
         self.model_version = model_version
         self.index_version = index_version
         self.metrics = metrics or GatewayMetrics()
+        self.metrics.serve(model_version, index_version, catalogue)
         self._popular = PopularItems(catalogue)
         self.users = UserDoor(store, known_users, load_profiles)
         self.rules = rules or RuleEffects((), catalogue)
@@ -191,11 +193,15 @@ class RequestFlow:
             read = await self._stage(
                 served,
                 "profile",
-                lambda: loop.run_in_executor(self._readers, self.users.read, user_id, self.history_length),
+                lambda: loop.run_in_executor(self._readers, self._read, user_id),
             )
         unread = None if self.users.known(user_id) else user_id
         name, stored = read or (unread, ())
         return name, with_session(stored, session, time.time())
+
+    def _read(self, user_id: str) -> tuple[str, tuple[Event, ...]]:
+        with self.metrics.store_call("read"):
+            return self.users.read(user_id, self.history_length)
 
     def _mark_unknown(self, served: Served, user_id: str | None, history: Sequence[Event]) -> None:
         """A history without one item of this catalogue tells the models nothing, like none at all."""
@@ -208,7 +214,10 @@ class RequestFlow:
         matched = await self._stage(served, "match", lambda: self.models.match(query))
         if matched is None or not self._same_model(served, matched.model_version):
             return self._popular.recommend(query)
+        self.metrics.count_candidates(matched.candidates)
         ranked = await self._rerank(served, query, matched.candidates)
+        if ranked is not None and not served.degraded:
+            self.metrics.observe_scores(self.model_version, ranked)
         return self._popular.recommend(query) if ranked is None else ranked
 
     async def _rerank(self, served: Served, query: Query, candidates: Sequence[Candidate]) -> list[RankedItem] | None:
@@ -288,10 +297,8 @@ class RequestFlow:
     def _close(self, served: Served) -> Served:
         served.items = self._unblocked(served.items)
         served.stages_ms["total"] = (time.perf_counter() - served.started_seconds) * 1000
-        for stage, ms in served.stages_ms.items():
-            self.metrics.stage_seconds.labels(stage).observe(ms / 1000)
-        for reason in served.degraded:
-            self.metrics.degraded.labels(reason).inc()
+        self.metrics.count_list(served.stages_ms, served.degraded, served.items, self.catalogue)
+        note_list(served.stages_ms, served.degraded)
         return served
 
 

@@ -19,6 +19,7 @@ from avrec_ray.new_items.eligible import why_not_encodable
 from avrec_ray.ranking.rule_effects import RuleEffects
 from avrec_ray.ranking.rules import load_rules
 from avrec_ray.training.profiles import UserProfiles
+from serve_apps.access_log import AccessLog
 from serve_apps.answers import Models
 from serve_apps.api import create_api
 from serve_apps.auth import Gate, check_host
@@ -27,6 +28,7 @@ from serve_apps.flow import RequestFlow
 from serve_apps.following import FollowArgs
 from serve_apps.keys import KeyRing, from_plain, keys_of_service
 from serve_apps.loopback import keep_replica_on_loopback
+from serve_apps.metrics import GatewayMetrics
 from serve_apps.new_items import new_items_of
 from serve_apps.rate_actor import shared_take
 from serve_apps.rate_limits import RateLimiter
@@ -52,6 +54,8 @@ class GatewayDeployment:
         ring = KeyRing(from_plain(keys["fixed"]), keys["file"])
         metadata = load_metadata(cfg.bundle)
         catalogue = load_catalogue(cfg.bundle)
+        metrics = GatewayMetrics(replica=serve.get_replica_context().replica_id.unique_id)
+        metrics.built(metadata.model_version, metadata.built_at_seconds)
         flow = RequestFlow(
             models=models_of(matcher, reranker),
             store=EventStore(cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds),
@@ -61,6 +65,7 @@ class GatewayDeployment:
             # A list must not depend on who asks: batch recommendation reads as much as the towers do.
             history_length=max(cfg.feedback.history_length, metadata.towers.history_length),
             deadline_ms=cfg.deadline_ms,
+            metrics=metrics,
             known_users=known_users(load_bundle_profiles(cfg.bundle)),
             load_profiles=lambda: load_bundle_profiles(cfg.bundle),
             rules=RuleEffects(load_rules(cfg.policy.rules) if cfg.policy.rules else (), catalogue),
@@ -76,6 +81,7 @@ class GatewayDeployment:
             cfg.event_names,
             echoes_request_id=False,
             new_items=new_items_of(cfg, flow, metadata),
+            access_log=AccessLog(metadata.model_version) if cfg.access_log else None,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -51,6 +51,7 @@ class ImpressionLog:
                 return
             self._waiting.append(shown)
             self._num_waiting += len(shown)
+            self._metrics.impressions_waiting.set(self._num_waiting)
             self._changed.notify()
 
     def close(self) -> None:
@@ -98,7 +99,8 @@ class ImpressionLog:
 
     def _keep(self, lists: Sequence[Sequence[Impression]]) -> bool:
         try:
-            num_kept = self._store.record_impressions([impression for shown in lists for impression in shown])
+            with self._metrics.store_call("impressions"):
+                num_kept = self._store.record_impressions([impression for shown in lists for impression in shown])
         except (SQLAlchemyError, OSError):
             logger.warning("the event store failed; %d lists wait for it", len(self._waiting), exc_info=True)
             return False
@@ -116,3 +118,4 @@ class ImpressionLog:
             for shown in lists:
                 self._waiting.popleft()
                 self._num_waiting -= len(shown)
+            self._metrics.impressions_waiting.set(self._num_waiting)

@@ -76,12 +76,16 @@ class Inbox:
     async def _append(self, events: list[Event], received_at_seconds: float) -> Appended:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._writers, self._store.append, events, received_at_seconds)
+            return await loop.run_in_executor(self._writers, self._write, events, received_at_seconds)
         except (SQLAlchemyError, OSError) as error:
             logger.exception("request %s: the event store failed", current_request_id())
             raise ProblemError(
                 503, "the event store failed and nothing was kept; send the same events again"
             ) from error
+
+    def _write(self, events: list[Event], received_at_seconds: float) -> Appended:
+        with self._metrics.store_call("write"):
+            return self._store.append(events, received_at_seconds)
 
     def _count(self, kept: Appended, num_rejected: int) -> None:
         outcomes = {"accepted": kept.accepted, "duplicate": kept.duplicates, "rejected": num_rejected}

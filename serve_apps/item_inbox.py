@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,17 +12,19 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from avrec_ray.new_items.config import NewItemsConfig
-from avrec_ray.new_items.store import NewItemStore
+from avrec_ray.new_items.store import NewItemStore, Queue
 from avrec_ray.new_items.submission import Submission, check_submission
 from avrec_ray.new_items.uploads import Upload
 from serve_apps.flow import RequestFlow
 from serve_apps.item_bodies import ItemAccepted, ItemStatus
+from serve_apps.metrics import GatewayMetrics
 from serve_apps.problems import ProblemError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _THREADS = 4
+_MEASURE_SECONDS = 2.0
 
 
 class ItemInbox:
@@ -96,6 +100,26 @@ class ItemInbox:
                 raise ProblemError(404, f"item {item_id[:80]!a} was not submitted and is not in the catalogue")
         await self._flow.follow()
         return ItemAccepted(item_id=item_id, status="deleted")
+
+    async def measure(self, metrics: GatewayMetrics) -> None:
+        """Put the length of the queue into the metrics; while the store does not answer it is unknown there."""
+        loop = asyncio.get_running_loop()
+
+        def read() -> Queue:
+            with metrics.store_call("queue"):
+                return self._store.queue()
+
+        try:
+            queue = await asyncio.wait_for(loop.run_in_executor(self._threads, read), _MEASURE_SECONDS)
+        except (SQLAlchemyError, OSError):  # a TimeoutError is an OSError
+            logger.warning("new items: the queue cannot be read", exc_info=True)
+            metrics.new_items.clear()
+            metrics.new_items_oldest.set(math.nan)
+            return
+        for state, count in queue.counts.items():
+            metrics.new_items.labels(state).set(count)
+        waits_since = queue.oldest_at_seconds
+        metrics.new_items_oldest.set(0.0 if waits_since is None else time.time() - waits_since)
 
     def close(self) -> None:
         """Wait for what is under way."""

@@ -13,6 +13,7 @@ from serve_apps.config import ServeConfig
 from serve_apps.flow import RequestFlow
 from serve_apps.following import OnLoop, apply_to_catalogue, follower_of
 from serve_apps.item_inbox import ItemInbox
+from serve_apps.metrics import GatewayMetrics
 
 
 @dataclass(eq=False)
@@ -27,6 +28,12 @@ class NewItems:
         """Follow, in the running event loop."""
         self.on_loop.loop = asyncio.get_running_loop()
         self.follower.start()
+
+    async def measure(self, metrics: GatewayMetrics) -> None:
+        """Put into the metrics how far the catalogue has followed, and what waits."""
+        metrics.catalogue_current.set(self.follower.current_at_seconds)
+        metrics.catalogue_change.set(self.follower.watermark)
+        await self.inbox.measure(metrics)
 
     def close(self) -> None:
         """End following; wait for what is being queued."""

@@ -83,6 +83,15 @@ def test_bundle_round_trips(pristine: Path) -> None:
     assert bundle.moment_spans[1].tolist() == [[0, 4], [4, 8], [0, 4], [4, 8], [0, 8]]
 
 
+def test_bundle_of_before_says_that_it_does_not_know_its_age(copy: Path) -> None:
+    values = json.loads((copy / "metadata.json").read_text())
+    del values["built_at_seconds"]
+    (copy / "metadata.json").write_text(json.dumps(values))
+    assert load_bundle(copy).metadata.built_at_seconds == 0.0
+    reseal(copy, built_at_seconds=1.7e9)
+    assert load_bundle(copy).metadata.built_at_seconds == 1.7e9
+
+
 def test_bundle_opens_from_a_string_too(pristine: Path) -> None:
     assert load_bundle(str(pristine)).items.item_ids == load_catalogue(str(pristine)).item_ids
 

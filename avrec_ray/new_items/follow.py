@@ -1,6 +1,7 @@
 """How a replica keeps up with the log of changes: an indexed read every fraction of a second, or at once on request."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Container, Sequence
@@ -32,6 +33,7 @@ class Follower:
         self._towers_version = metadata.towers_version
         self._built, self._in_bundle_to = built, metadata.new_items_watermark
         self._watermark = 0
+        self._current_at_seconds = math.nan
         self._turn = threading.Lock()
         self._stopped = threading.Event()
 
@@ -39,6 +41,11 @@ class Follower:
     def watermark(self) -> int:
         """Number of the last change that was applied."""
         return self._watermark
+
+    @property
+    def current_at_seconds(self) -> float:
+        """POSIX time; what was committed before it has been applied. NaN before the first time."""
+        return self._current_at_seconds
 
     def catch_up(self) -> int:
         """Apply everything that is committed by now; returns how many changes that were.
@@ -48,12 +55,14 @@ class Follower:
         """
         num_applied = 0
         with self._turn:
+            began_at_seconds = time.time()
             while changes := self._store.changes(self._watermark, self._towers_version, _AT_ONCE):
                 wanted = [change for change in changes if self._concerns(change)]
                 if wanted:
                     self._pass_on(wanted)
                 self._watermark = changes[-1].seq
                 num_applied += len(wanted)
+            self._current_at_seconds = began_at_seconds
         return num_applied
 
     def start(self) -> None:

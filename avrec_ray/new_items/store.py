@@ -19,7 +19,7 @@ from avrec_ray.new_items import log
 from avrec_ray.new_items.log import Change
 from avrec_ray.new_items.submission import Submission, submission_from_json
 
-__all__ = ["Change", "Claim", "NewItemStore", "Status", "Submitted"]
+__all__ = ["Change", "Claim", "NewItemStore", "Queue", "Status", "Submitted"]
 
 OPEN = ("queued", "decoding")
 """States in which a worker has yet to finish."""
@@ -43,6 +43,14 @@ class Status:
     detail: str
     revision: int
     submitted_at_seconds: float
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Items by state, those that are served or deleted left out, and when the oldest of those queued was submitted."""
+
+    counts: dict[str, int]
+    oldest_at_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,19 @@ class NewItemStore:
             deleted = sa.select(item_changes.c.at_us).where(item_changes.c.item_id == item_id)
             at_us = connection.execute(deleted.limit(1)).scalar_one_or_none()
         return None if at_us is None else Status("deleted", "", "", 0, at_us / 1e6)
+
+    def queue(self) -> Queue:
+        """How many items wait, are worked on and were refused. One read of an index."""
+        states = new_items.c.state
+        query = (
+            sa.select(states, sa.func.count(), sa.func.min(new_items.c.submitted_us))
+            .where(states.in_((*OPEN, "refused")))
+            .group_by(states)
+        )
+        with self._engine.connect() as connection:
+            rows = {state: (int(count), oldest_us / 1e6) for state, count, oldest_us in connection.execute(query)}
+        counts = {state: rows.get(state, (0, 0.0))[0] for state in (*OPEN, "refused")}
+        return Queue(counts, rows["queued"][1] if "queued" in rows else None)
 
     def claim(self, owner: str, lease_seconds: float, now_seconds: float | None = None) -> Claim | None:
         """The item that has waited longest, if any: queued, or of a worker whose lease has ended."""

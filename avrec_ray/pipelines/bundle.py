@@ -1,6 +1,7 @@
 """Assembling the bundle from the stages' outputs."""
 
 import shutil
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -40,6 +41,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             data_version=require_record(storage, "split").fingerprint[:12],
             media=job.media,
             new_items_watermark=watermark_of(pq.read_schema(storage.items)),
+            built_at_seconds=time.time(),
         )
         # The same inputs gave this bundle before, and a service may be reading it.
         if not folder.exists():

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from avrec_ray.new_items.store import NewItemStore, Submitted
+from avrec_ray.new_items.store import NewItemStore, Queue, Submitted
 from avrec_ray.new_items.submission import Submission, submission_from_json
 
 ITEM = Submission("n1", "A title", "/media/a.mp4", "Words.", ("x", "y"), "music", "c1", "en", 1.5e9)
@@ -87,6 +87,20 @@ def test_full_queue_takes_nothing_more(any_store: NewItemStore) -> None:
     assert any_store.submit(replace(ITEM, item_id="n2"), max_waiting=1) is None
     assert any_store.submit(ITEM, max_waiting=1) == Submitted("queued", False)
     assert any_store.status("n2") is None
+
+
+def test_the_queue_counts_what_waits_and_what_was_refused(any_store: NewItemStore) -> None:
+    assert any_store.queue() == Queue({"queued": 0, "decoding": 0, "refused": 0}, None)
+    for number in range(4):
+        any_store.submit(Submission(f"n{number}"), now_seconds=100.0 + number)
+    first, second = any_store.claim("w", 60), any_store.claim("w", 60)
+    assert first is not None
+    assert second is not None
+    any_store.refuse(first, "truncated", "")
+    assert any_store.queue() == Queue({"queued": 2, "decoding": 1, "refused": 1}, 102.0)
+    any_store.finish(second, "t1", b"v")
+    any_store.delete("n2", is_served=False)
+    assert any_store.queue() == Queue({"queued": 1, "decoding": 0, "refused": 1}, 103.0)
 
 
 def test_deleted_item_leaves_its_id_alone_and_can_come_back(any_store: NewItemStore) -> None:

@@ -1,6 +1,7 @@
 """The whole loop on a tiny catalogue: each stage once, in order, and its outputs fit each other."""
 
 import hashlib
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,6 +146,7 @@ def test_bundle_opens_and_its_vectors_are_of_its_towers(first: Pass) -> None:
     version = f"v-{first.record('refresh').fingerprint[:12]}"
     assert bundle.metadata.model_version == first.bundle.name
     assert bundle.metadata.towers_version == version
+    assert 0 < time.time() - bundle.metadata.built_at_seconds < 86_400
     for name in ("embeddings", "moments"):
         metadata = pq.read_schema(first.bundle / f"{name}.parquet").metadata
         assert metadata[b"model_version"].decode() == version

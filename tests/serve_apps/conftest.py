@@ -25,6 +25,7 @@ from avrec_ray.new_items.config import NewItemsConfig
 from avrec_ray.new_items.follow import Follower
 from avrec_ray.new_items.store import NewItemStore
 from avrec_ray.types import Because, Candidate, Query, RankedItem
+from serve_apps.access_log import AccessLog
 from serve_apps.answers import MatchAnswer, Models, RankAnswer, SearchAnswer
 from serve_apps.api import create_api
 from serve_apps.auth import Admit, Gate
@@ -176,11 +177,13 @@ def client_of(
     limits: LimitsConfig | None = None,
     event_names: Mapping[str, str] | None = None,
     new_items: NewItems | None = None,
+    access_log: AccessLog | None = None,
 ) -> Iterator[httpx.Client]:
     feedback = FeedbackConfig(max_events_per_request=max_events)
     gate = Gate(keys or KeyRing(), admit)
+    more = {"new_items": new_items, "access_log": access_log}
     with (
-        served(create_api(flow, feedback, gate, max_body_bytes, limits, event_names, new_items=new_items)) as url,
+        served(create_api(flow, feedback, gate, max_body_bytes, limits, event_names, **more)) as url,
         httpx.Client(base_url=url, timeout=20) as client,
     ):
         yield client

@@ -53,4 +53,5 @@ def test_serve_yaml_is_a_valid_serve_schema_with_valid_args() -> None:
     assert (cfg.host, cfg.port) == (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8080)
     assert schema.proxy_location == "HeadOnly"
     assert cfg.limits == LimitsConfig()
+    assert not cfg.access_log
     assert schema.http_options.request_timeout_s == cfg.limits.body_seconds + cfg.limits.request_seconds + 5
