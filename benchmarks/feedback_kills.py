@@ -98,8 +98,9 @@ class Killer:
         self._workers = [cluster.add_node(**NODE) for _ in range(2)]
         self._database = database
         self._rng = random.Random(seed)
-        kinds = ["gateway"] * 6 + ["controller"] * 2 + ["proxy"] * 2 + ["node"] * 2
-        self._kinds = kinds + (["database"] * 3 if database else [])
+        # Ray Serve takes half a minute to bring its proxy back, which nobody can post to meanwhile: rarely.
+        kinds = ["gateway"] * 12 + ["controller"] * 4 + ["node"] * 3 + ["proxy"]
+        self._kinds = kinds + (["database"] * 6 if database else [])
 
     def kill(self) -> str:
         """One kill; returns what was killed."""
