@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from avrec_ray.feedback.claiming import ANONYMOUS_PREFIX
 from avrec_ray.feedback.events import MAX_ID_CHARS, UNDATED, is_clean_text, read_event_name, read_time_seconds
 from avrec_ray.types import EVENTS, Event, Filters
 from serve_apps.event_schemas import FEEDBACK_EVENT, MAX_EVENTS, TEXT_PATTERN, TIME
@@ -36,6 +37,7 @@ PathId = Annotated[
     AfterValidator(check_text),
 ]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
+ANONYMOUS_PATTERN = f"^{ANONYMOUS_PREFIX}[^\\u0000-\\u001f\\u007f]+$"
 
 
 class _Request(BaseModel):
@@ -262,7 +264,16 @@ class ProfileResponse(BaseModel):
 class ClaimRequest(_Request):
     """The visitor that turned out to be the user."""
 
-    anonymous_id: Id = Field(description="Begins with `anonymous:`.")
+    anonymous_id: Annotated[
+        str,
+        Field(
+            min_length=len(ANONYMOUS_PREFIX) + 1,
+            max_length=MAX_ID_CHARS,
+            description="Begins with `anonymous:`.",
+            json_schema_extra={"pattern": ANONYMOUS_PATTERN},
+        ),
+        AfterValidator(check_text),
+    ]
 
 
 class ClaimResponse(BaseModel):

@@ -1,10 +1,9 @@
 """Users at the door: ids become stored names before anything else, and the routes to be told and to be forgotten."""
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Path
-from pydantic import AfterValidator
+from fastapi import APIRouter
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
@@ -12,13 +11,12 @@ from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import FeedbackError
 from avrec_ray.feedback.bundle_names import BundleNames, profile_data
 from avrec_ray.feedback.claiming import check_anonymous
-from avrec_ray.feedback.events import MAX_ID_CHARS, is_clean_text
 from avrec_ray.feedback.profile import Profiler
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.training.profiles import UserProfiles
 from avrec_ray.types import Event
 from serve_apps.problems import ProblemError
-from serve_apps.schemas import ClaimRequest, ClaimResponse, ProfileResponse, Receipt, UserData
+from serve_apps.schemas import ClaimRequest, ClaimResponse, PathId, ProfileResponse, Receipt, UserData
 
 if TYPE_CHECKING:
     from serve_apps.flow import RequestFlow
@@ -66,16 +64,6 @@ class UserDoor:
         return {"user_id": user_id, **data, "profile": profile}
 
 
-def _check_id(value: str) -> str:
-    if not is_clean_text(value):
-        raise ValueError("Unicode text without control characters")
-    return value
-
-
-# `:path`, because an id may hold a slash.
-UserId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_check_id)]
-
-
 def add_profile_routes(reads: APIRouter, writes: APIRouter, flow: "RequestFlow") -> None:
     """What a user's history says in words; and visitors who become users."""
     profiler = Profiler(flow.catalogue)
@@ -86,13 +74,13 @@ def add_profile_routes(reads: APIRouter, writes: APIRouter, flow: "RequestFlow")
         return to_dict(profiler.profile(history))
 
     @reads.get("/v1/users/{user_id:path}/profile")
-    async def user_profile(user_id: UserId) -> ProfileResponse:
+    async def user_profile(user_id: PathId) -> ProfileResponse:
         """Interests of late and for long, by tag, category and creator, and the newest items."""
         profile = await _from_store(told, user_id)
         return ProfileResponse(user_id=user_id, model_version=flow.model_version, **profile)
 
     @writes.post("/v1/users/{user_id:path}/claim")
-    async def claim_visitor(user_id: UserId, body: ClaimRequest) -> ClaimResponse:
+    async def claim_visitor(user_id: PathId, body: ClaimRequest) -> ClaimResponse:
         """Make what an anonymous visitor did the user's: events and lists kept so far. Sending it again is safe."""
         try:
             check_anonymous(body.anonymous_id, user_id)
@@ -105,12 +93,12 @@ def add_user_routes(router: APIRouter, door: UserDoor) -> None:
     """What a user may ask for: a copy of what is kept, and to be forgotten."""
 
     @router.get("/v1/users/{user_id:path}/data")
-    async def user_data(user_id: UserId) -> UserData:
+    async def user_data(user_id: PathId) -> UserData:
         """Events, impressions and profile of one user."""
         return UserData(**await _from_store(door.data, user_id))
 
     @router.delete("/v1/users/{user_id:path}")
-    async def erase_user(user_id: UserId) -> Receipt:
+    async def erase_user(user_id: PathId) -> Receipt:
         """Forget a user: unknown to every replica from the next read on. Sending it again is safe."""
         receipt = await _from_store(lambda: door.store.erase(door.stored(user_id)))
         return Receipt(**to_dict(receipt))

@@ -180,5 +180,5 @@ def test_a_visitors_past_is_the_users_after_the_claim(
         assert client.get(f"{PATH}/profile").json()["num_events"] == 2
         listed = client.post("/v1/recommend", json={"user_id": ALICE, "k": 40}).json()["items"]
         assert not {"i1", "i5"} & {item["item_id"] for item in listed}
-        refused = client.post(f"{PATH}/claim", json={"anonymous_id": "bob"})
+        refused = client.post(f"{PATH}/claim", json={"anonymous_id": "bob-the-builder"})
         assert (refused.status_code, "anonymous:" in refused.json()["detail"]) == (422, True)
