@@ -16,7 +16,8 @@ from avrec_ray.feedback.store import EventStore
 from avrec_ray.training.profiles import UserProfiles
 from avrec_ray.types import Event
 from serve_apps.problems import ProblemError
-from serve_apps.schemas import ClaimRequest, ClaimResponse, PathId, ProfileResponse, Receipt, UserData
+from serve_apps.schemas import PathId
+from serve_apps.user_bodies import ClaimRequest, ClaimResponse, ProfileResponse, Receipt, UserData
 
 if TYPE_CHECKING:
     from serve_apps.flow import RequestFlow
