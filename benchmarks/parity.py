@@ -1,6 +1,6 @@
 """Lists served over HTTP against lists of the batch job: same bundle, same history, for many users.
 
-Run: PYTHONPATH=. python benchmarks/parity.py STORAGE [--users 1000]
+Run: PYTHONPATH=. python -m benchmarks.parity STORAGE [experiment=demo] [--users 1000]
 
 STORAGE is that of a finished loop. Its champion is served with the storage's event store; `jobs.recommend` reads the
 storage's table of interactions, which that store was filled from. Asked for are the users of the table and, where they
