@@ -105,12 +105,14 @@ def _wanted_events(path: Path, users: pa.Array, names: BundleNames | None) -> pa
 
 def _write_batches(path: Path, table: pa.Table, bounds: Sequence[int]) -> None:
     """One record batch for the rows between two bounds, also where there are none."""
-    nothing = pa.RecordBatch.from_pylist([], table.schema)
+    whole = table.combine_chunks()
+    first = (whole.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)])[0]
+    nothing = first.slice(0, 0)  # with the dictionaries of the others: a file may hold one of each column
 
     def write(staged: Path) -> None:
         with pa.OSFile(str(staged), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             for start, stop in pairwise(bounds):
-                rows = table.slice(start, stop - start).combine_chunks().to_batches()
+                rows = whole.slice(start, stop - start).to_batches()
                 writer.write_batch(rows[0] if rows else nothing)
 
     write_atomically(path, write)
