@@ -79,11 +79,13 @@ def test_lists_of_nobody_and_of_similar_items_are_not_kept(client: httpx.Client,
     assert {(row["user_id"], row["item_id"]) for row in kept(store)} == {("u2", "i3"), ("u2", "i4")}
 
 
-def test_lists_wait_while_the_store_fails_and_come_once(log: ImpressionLog, store: EventStore) -> None:
+def test_lists_wait_while_the_store_fails_and_come_once(
+    log: ImpressionLog, store: EventStore, caplog: pytest.LogCaptureFixture
+) -> None:
     with locked(store):
         log.add(shown("r1"))
         log.add(shown("r2"))
-        time.sleep(0.5)  # at least one try fails: the store gives up after 0.2 s
+        wait_until(lambda: "the event store failed" in caplog.text)
         assert not kept(store)
     wait_until(lambda: len(kept(store)) == 6)
     assert outcome(log, "kept") == 6
