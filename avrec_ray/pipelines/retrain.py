@@ -7,16 +7,16 @@ what full_loop left, stays as it is until the alias moves. Killed at any step, t
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from avrec_ray.bundle import load_metadata
+from avrec_ray.bundle import BundleMetadata, load_metadata
 from avrec_ray.config import JobConfig
 from avrec_ray.errors import StageError
 from avrec_ray.feedback.impressions import Watermark
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.media.config import CLIP_SHAPE
 from avrec_ray.pipelines import (
     baselines,
     build_index,
@@ -27,6 +27,7 @@ from avrec_ray.pipelines import (
     finetune,
     load_events,
     promote,
+    retrain_items,
     retrain_tables,
     split,
     train_reranker,
@@ -48,7 +49,7 @@ from avrec_ray.pipelines.retrain_plan import (
 from avrec_ray.pipelines.stage import Loop, read_record
 from avrec_ray.pipelines.storage import Storage
 
-NUM_STAGES = 13
+NUM_STAGES = 14
 
 
 def run(loop: Loop, job: JobConfig) -> Outcome | None:
@@ -115,11 +116,15 @@ def _next_plan(loop: Loop, job: JobConfig) -> Plan | None:
 def _carry_out(loop: Loop, job: JobConfig, plan: Plan) -> Outcome:
     """Every stage of a run that is not done yet."""
     storage, champion = loop.storage, loop.tracking.resolve_bundle(plan.champion)
-    job = _job_of(job, plan, storage, champion, loop.tracking_uri)
+    metadata = load_metadata(champion)
+    changes = retrain_items.note_changes(loop, job, plan, metadata)
+    job = _shaped_as(job, metadata)
+    limits = retrain_items.limits_of_new_items(job)
+    job = _job_of(job, plan, storage, loop.tracking_uri)
     with open_loop(job, "retrain", NUM_STAGES) as own:
         own.echo = loop.echo
-        retrain_tables.link_clips(own, storage)
-        prepared = retrain_tables.run(own, job, storage, plan)  # exported events -> what may be learned from
+        decoded = retrain_items.decode(own, job, storage, changes, limits)  # new items -> clips beside those of before
+        prepared = retrain_tables.run(own, job, storage, plan, changes)  # exported events -> what may be learned from
         drifted = drift.run(own, job, plan, champion)  # new events against those of before
         split.run(own, job)  # the newest choices are for test
         baselines.run(own, job)
@@ -148,11 +153,20 @@ def _carry_out(loop: Loop, job: JobConfig, plan: Plan) -> Outcome:
             if name.startswith("held_back_")
         },
         drifted=drift.warned(drifted),
+        num_new_items=int(decoded.metrics.get("num_new_usable", 0)),
+        num_new_items_set_aside=int(decoded.metrics.get("num_new_quarantined", 0)),
     )
 
 
-def _job_of(job: JobConfig, plan: Plan, storage: Storage, champion: Path, tracking_uri: str) -> JobConfig:
-    """The job as the stages of this run see it: their own storage, the tracking of all, the champion's towers."""
+def _shaped_as(job: JobConfig, champion: BundleMetadata) -> JobConfig:
+    """The job with the champion's towers, and media cut into clips as they were for it."""
+    known = champion.media or job.media
+    media = replace(job.media, **{name: getattr(known, name) for name in CLIP_SHAPE})
+    return replace(job, towers=champion.towers, media=media)
+
+
+def _job_of(job: JobConfig, plan: Plan, storage: Storage, tracking_uri: str) -> JobConfig:
+    """The job as the stages of this run see it: their own storage, and the tracking of all."""
     finetuning = replace(job.training.finetune, epochs=job.retrain.epochs, learning_rate=job.retrain.learning_rate)
     newest = replace(job.evaluation.split, kind="temporal", rank_among="all", refit=True)
     return replace(
@@ -160,7 +174,6 @@ def _job_of(job: JobConfig, plan: Plan, storage: Storage, champion: Path, tracki
         storage_path=str(plan.folder(storage)),
         # The store stays where it is: it knows who was erased.
         feedback=replace(job.feedback, url=job.feedback.store_url(job.storage_path)),
-        towers=load_metadata(champion).towers,
         training=replace(job.training, finetune=finetuning),
         tracking=replace(job.tracking, uri=tracking_uri),
         evaluation=replace(job.evaluation, split=newest),
