@@ -101,16 +101,31 @@ def _next_plan(loop: Loop, job: JobConfig) -> Plan | None:
     num_new = _num_acted(read_events(storage, upto, since))
     if num_new < job.retrain.min_new_events:
         loop.echo(
-            f"nothing to learn: {num_new} new events behind watermark {since.events}, retrain.min_new_events is "
-            f"{job.retrain.min_new_events}"
+            f"nothing to learn: {num_new} new events behind watermark {since.events}, which "
+            f"{'the last run' if last else 'full_loop'} knew; retrain.min_new_events is {job.retrain.min_new_events}"
         )
         return None
     champion = loop.tracking.champion()
     if champion is None:
-        raise StageError("retrain: there is no champion to start from; run jobs.full_loop, or jobs.promote version=<n>")
+        raise StageError(_no_champion(storage))
     plan = new_plan(since, upto, champion.reference, champion.model_version)
     save_plan(storage, plan)
     return plan
+
+
+def _no_champion(storage: Storage) -> str:
+    """Why there may be none, and what to do."""
+    built = read_record(storage, "register")
+    if built is None:
+        return f"retrain: there is no champion to start from; run jobs.full_loop storage_path={storage.root} first"
+    refused = "" if built.metrics["passed"] else ", for the gate refused what full_loop built"
+    promote_it = (
+        f"python -m jobs.promote version={int(built.metrics['registry_version'])}{' force=true' * bool(refused)}"
+    )
+    return (
+        f"retrain: there is no champion to start from{refused}. To serve that bundle all the same: {promote_it} "
+        f"storage_path={storage.root}"
+    )
 
 
 def _carry_out(loop: Loop, job: JobConfig, plan: Plan) -> Outcome:
@@ -188,13 +203,17 @@ def print_summary(loop: Loop, outcome: Outcome | None) -> None:
     """What was written, and the command that comes next."""
     root = loop.storage.root
     if outcome is None:
-        print(f"nothing new, nothing written; events are exported up to watermark {exported(loop.storage).events}")
+        print(f"nothing was trained; events are exported up to watermark {exported(loop.storage).events}")
+        print("next: once more events have come in, the same command again (retrain.every_hours=<n> repeats it)")
         return
     folder = loop.storage.folder("retrain") / outcome.name
     print()
     print((folder / "evaluation" / "headline.txt").read_text())
     num_held = sum(outcome.held_back.values())
     print(f"events     {outcome.num_new_events} new; {num_held} of all held back, see {folder / 'held_back'}")
+    if outcome.num_new_items or outcome.num_new_items_set_aside:
+        aside = f"; {outcome.num_new_items_set_aside} could not be decoded, see {folder / 'quarantine'}"
+        print(f"new items  {outcome.num_new_items} in the bundle{aside if outcome.num_new_items_set_aside else ''}")
     print(f"drift      {', '.join(outcome.drifted) or 'none beyond chance and threshold'}")
     print(f"bundle     {outcome.bundle}")
     print(f"report     {folder / 'evaluation' / 'report.html'}")
