@@ -18,7 +18,7 @@ has without them, and what is left is at most --most of the lists. Where the att
 more than what items that nobody pushed move by from training to training, it says so and nothing was tested.
 
     python benchmarks/shilling.py --storage /tmp/shilling                        # ten minutes on two cores
-    python benchmarks/shilling.py --storage /tmp/small --users 150 --items 80    # a rehearsal
+    python benchmarks/shilling.py --storage /tmp/small --users 150 --items 100   # a rehearsal
 """
 
 import argparse

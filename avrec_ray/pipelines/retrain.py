@@ -210,7 +210,8 @@ def print_summary(loop: Loop, outcome: Outcome | None) -> None:
     print()
     print((folder / "evaluation" / "headline.txt").read_text())
     num_held = sum(outcome.held_back.values())
-    print(f"events     {outcome.num_new_events} new; {num_held} of all held back, see {folder / 'held_back'}")
+    held = f"{num_held} of all held back, see {folder / 'held_back'}" if num_held else "none of all held back"
+    print(f"events     {outcome.num_new_events} new; {held}")
     if outcome.num_new_items or outcome.num_new_items_set_aside:
         aside = f"; {outcome.num_new_items_set_aside} could not be decoded, see {folder / 'quarantine'}"
         print(f"new items  {outcome.num_new_items} in the bundle{aside if outcome.num_new_items_set_aside else ''}")
