@@ -90,11 +90,12 @@ def decode(loop: Loop, job: JobConfig, storage: Storage, changes: CatalogueChang
     )
 
 
-def duration_of_new(clips: Path, changes: CatalogueChanges) -> dict[str, float]:
-    """Seconds of each accepted item, as its last clip ends; items without picture and sound are left out."""
-    if not changes.accepted.num_rows:
+def seconds_of_new(own: Storage) -> dict[str, float]:
+    """How long each new item is, as its last clip ends; items without picture and sound are left out."""
+    paths = _parts(own.folder(NEW_CLIPS))
+    if not paths:
         return {}
-    table = pq.read_table(clips, columns=["item_id", "end_seconds"])
+    table = pa.concat_tables([pq.read_table(path, columns=["item_id", "end_seconds"]) for path in paths])
     found = table.group_by("item_id").aggregate([("end_seconds", "max")])
     ends = zip(found["item_id"].to_pylist(), found["end_seconds_max"].to_pylist(), strict=True)
     return {item_id: end for item_id, end in ends if end > 0}

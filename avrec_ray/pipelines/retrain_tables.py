@@ -1,6 +1,6 @@
 """Exported events to the tables of a retraining: suspicious ones set aside, the others with what they are worth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from avrec_ray.feedback.shown import impression_rows
 from avrec_ray.feedback.suspicion import SUSPICIONS, Sifted, sift, trust_of_users
 from avrec_ray.new_items.export import CatalogueChanges, with_changes
 from avrec_ray.pipelines.event_export import EVENTS, IMPRESSIONS_FOLDER, parts_in, read_events, read_impressions
-from avrec_ray.pipelines.retrain_items import duration_of_new
+from avrec_ray.pipelines.retrain_items import seconds_of_new
 from avrec_ray.pipelines.retrain_plan import Plan
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, digest_file, require_record
 from avrec_ray.pipelines.storage import Storage
@@ -43,7 +43,7 @@ def run(loop: Loop, job: JobConfig, storage: Storage, plan: Plan, changes: Catal
 
     def work(stage: StageRun) -> dict[str, float]:
         with stage.publish("tables", "labels", HELD_BACK_FOLDER) as (tables, labels, held_back):
-            items = _catalogue(storage, changes, own.folder("clips"))
+            items = _catalogue(storage, changes, seconds_of_new(own))
             return _write(storage, plan, job, items, (tables, labels, held_back), named, stage.log)
 
     own = loop.storage
@@ -58,16 +58,13 @@ def run(loop: Loop, job: JobConfig, storage: Storage, plan: Plan, changes: Catal
     )
 
 
-def _catalogue(storage: Storage, changes: CatalogueChanges, clips: Path) -> pa.Table:
+def _catalogue(storage: Storage, changes: CatalogueChanges, seconds: Mapping[str, float]) -> pa.Table:
     """The items table of the run. How long new items are is what their clips say: nobody else told."""
     items = with_changes(pq.read_table(storage.items), changes)
-    ends = duration_of_new(clips, changes)
-    told = [ends.get(i) if i in changes.replaced else None for i in items["item_id"].to_pylist()] if ends else []
-    if not told:
-        return items
+    told = pa.array([seconds.get(item_id) for item_id in items["item_id"].to_pylist()], pa.float32())
     place = items.schema.get_field_index("duration_seconds")
-    seconds = pc.coalesce(items["duration_seconds"], pa.array(told, pa.float32()))
-    return items.set_column(place, items.schema.field(place), seconds)
+    known = pc.coalesce(items["duration_seconds"], told)
+    return items.set_column(place, items.schema.field(place), known)
 
 
 def _write(
