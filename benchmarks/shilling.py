@@ -1,8 +1,9 @@
 """Can fake accounts buy exposure? Targets pushed by 5 % of fake users, learned with and without the defences.
 
 Items are pushed at once, each by fake accounts of its own, 5 % of the real ones, which is harder than one attack. Every
-account sees what hides it, then watches its target to the end and shares it, which counts most (Lam & Riedl, "Shilling
-Recommender Systems for Fun and Profit", WWW 2004; Mobasher et al., "Toward Trustworthy Recommender Systems", TOIT 2007):
+account sees what hides it, then watches its target to the end and shares it, which counts most (Lam & Riedl,
+"Shilling Recommender Systems for Fun and Profit", WWW 2004; Mobasher et al., "Toward Trustworthy Recommender Systems",
+TOIT 2007):
 
 - random: items drawn evenly
 - average: items drawn as often as real users choose them
