@@ -32,6 +32,10 @@ class ServeConfig:
     """Two on different nodes outlive the loss of one."""
     max_matcher_replicas: int = 2
     max_reranker_replicas: int = 2
+    fused_models: bool = False
+    """Matcher and reranker in one replica, asked by calls that carry many queries; `max_matcher_replicas` bounds them."""
+    max_batch: int = 16
+    """Queries of one such call at most."""
     deadline_ms: int = 2000
     """Longest a request may take before it is answered from what is at hand; a client can only ask for less."""
     max_body_bytes: int = 1_048_576
@@ -50,7 +54,7 @@ class ServeConfig:
                     f"serve.{name}={value!r} is not absolute; replicas run in another directory, give a full path"
                 )
         check_range("serve.port", self.port, 1, 65535)
-        for name in ("gateway_replicas", "max_matcher_replicas", "max_reranker_replicas", "deadline_ms"):
+        for name in ("gateway_replicas", "max_matcher_replicas", "max_reranker_replicas", "max_batch", "deadline_ms"):
             check_range(f"serve.{name}", getattr(self, name), 1)
         check_range("serve.max_body_bytes", self.max_body_bytes, 1024)
         for name, event in self.event_names.items():

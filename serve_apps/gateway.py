@@ -4,6 +4,7 @@ The gateway loads the catalogue and the event store, never a model: with both mo
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +20,12 @@ from avrec_ray.new_items.eligible import why_not_encodable
 from avrec_ray.ranking.rule_effects import RuleEffects
 from avrec_ray.ranking.rules import load_rules
 from avrec_ray.training.profiles import UserProfiles
+from avrec_ray.types import Query
 from serve_apps.access_log import AccessLog
-from serve_apps.answers import Models
+from serve_apps.answers import FusedAnswer, Models
 from serve_apps.api import create_api
 from serve_apps.auth import Gate, check_host
+from serve_apps.coalescing import Coalescer
 from serve_apps.config import ServeConfig
 from serve_apps.flow import RequestFlow
 from serve_apps.following import FollowArgs
@@ -30,6 +33,7 @@ from serve_apps.keys import KeyRing, from_plain, keys_of_service
 from serve_apps.loopback import keep_replica_on_loopback
 from serve_apps.metrics import GatewayMetrics
 from serve_apps.new_items import new_items_of
+from serve_apps.packing import pack_queries, unpack_answers
 from serve_apps.rate_actor import shared_take
 from serve_apps.rate_limits import RateLimiter
 
@@ -57,7 +61,7 @@ class GatewayDeployment:
         metrics = GatewayMetrics(replica=serve.get_replica_context().replica_id.unique_id)
         metrics.built(metadata.model_version, metadata.built_at_seconds)
         flow = RequestFlow(
-            models=models_of(matcher, reranker),
+            models=fused_models_of(matcher, cfg) if cfg.fused_models else models_of(matcher, reranker),
             store=EventStore(cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds),
             catalogue=catalogue,
             model_version=metadata.model_version,
@@ -112,6 +116,23 @@ def models_of(matcher: DeploymentHandle, reranker: DeploymentHandle) -> Models:
     )
 
 
+def fused_models_of(models: DeploymentHandle, cfg: ServeConfig) -> Models:
+    """A deployment that holds both models; lists that are asked for at the same time go together."""
+
+    async def ask(queries: list[Query]) -> list[FusedAnswer]:
+        return unpack_answers(await models.recommend_many.remote(pack_queries(queries)))
+
+    async def alone(query: Query) -> FusedAnswer:
+        return (await ask([query]))[0]
+
+    # Two calls a replica: it never waits for the next while an answer is on its way.
+    together = Coalescer(ask, cfg.max_batch, 2 * cfg.max_matcher_replicas, cfg.deadline_ms / 1000)
+    # Reasons take a hundred times as long as a list: nobody else waits for them.
+    return dataclasses.replace(
+        models_of(models, models), recommend=lambda query: alone(query) if query.explain else together(query)
+    )
+
+
 async def _awaited(response: Any) -> Any:
     """A Serve response as a coroutine, which is what asyncio's timeouts take."""
     return await response
@@ -133,6 +154,7 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
     # Imported late: they need torch, the gateway's replica does not.
     from serve_apps.ingest import IngestDeployment
     from serve_apps.matcher import MatcherDeployment
+    from serve_apps.models import ModelsDeployment
     from serve_apps.reranker import RerankerDeployment
 
     matcher = _deployment(MatcherDeployment, "matcher", 32, **_autoscaling(cfg.max_matcher_replicas, 8))
@@ -147,6 +169,10 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
     ingest = []
     if cfg.new_items.num_workers and not why_not_encodable(metadata):
         ingest = [_deployment(IngestDeployment, "ingest", 4, num_replicas=cfg.new_items.num_workers).bind(to_dict(cfg))]
+    if cfg.fused_models:
+        fused = _deployment(ModelsDeployment, "models", 16, **_autoscaling(cfg.max_matcher_replicas, 1.5))
+        both = fused.bind(cfg.bundle, to_dict(cfg.matcher), to_dict(cfg.policy), follow)
+        return gateway.bind(to_dict(cfg), keys, both, both, *ingest)
     return gateway.bind(
         to_dict(cfg),
         keys,
@@ -170,7 +196,7 @@ def _deployment(replica: type, name: str, max_ongoing_requests: int, **options: 
     )(replica)
 
 
-def _autoscaling(max_replicas: int, target_ongoing_requests: int) -> dict[str, Any]:
+def _autoscaling(max_replicas: int, target_ongoing_requests: float) -> dict[str, Any]:
     """Up within seconds, down after minutes: a short downscale delay flaps, because replicas start slowly."""
     config = {
         "min_replicas": 1,
