@@ -88,7 +88,7 @@ class HistoryScorer:
         mask = self.items.moment_mask[rows] if moment_mask_KM is None else moment_mask_KM
         popularity = self.items.popularity[rows].expand(len(spans), -1, -1)
         context = context_features(matcher, popularity, torch.from_numpy(said))
-        logits, attention = self._attend(interests, self.items.moments[rows], mask, context)
+        logits, attention = self._attend(interests, self.items.moments.index_select(0, rows), mask, context)
         blended = combine(logits, self.cfg.target_weights)
         has_interest = interests.mask.any(1, keepdim=True)
         served = torch.where(has_interest, blended, matcher)
