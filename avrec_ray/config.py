@@ -23,6 +23,7 @@ from avrec_ray.new_items.config import NewItemsConfig
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.retrieval.config import IndexConfig, MatcherConfig
+from avrec_ray.rollout.config import RolloutConfig
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.training.config import FinetuneConfig, PretrainConfig
 
@@ -135,6 +136,7 @@ class JobConfig:
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
     new_items: NewItemsConfig = field(default_factory=NewItemsConfig)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     bundle: str = ""
@@ -162,6 +164,12 @@ class JobConfig:
     """jobs.promote: version of the registry to make champion."""
     rollback: bool = False
     """jobs.promote: back to the champion before."""
+    action: str = "status"
+    """jobs.rollout: swap, canary, ab, shadow, interleave, promote, stop, rollback or status."""
+    share: float = 0.05
+    """jobs.rollout: share of users whom a candidate concerns; of requests where it is a shadow."""
+    seconds: float = 0.0
+    """jobs.rollout: how long a candidate stays; 0: until it is ended, a canary rollout.canary_seconds."""
     force: bool = False
     """jobs.promote: although the gate refused it."""
     estimate: bool = False

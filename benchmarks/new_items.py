@@ -38,7 +38,8 @@ from avrec_ray.types import Event, Query
 from serve_apps.api import create_api
 from serve_apps.config import ServeConfig
 from serve_apps.flow import RequestFlow
-from serve_apps.new_items import new_items_of
+from serve_apps.new_items import follow_changes, inbox_of, new_item_store
+from serve_apps.variants import Variants
 from tests.media.render import tone, write_media
 from tests.serve_apps.conftest import CategoryModels, served
 from tests.tiny_bundle import build_tiny_bundle
@@ -75,7 +76,10 @@ class Service:
         models = CategoryModels(catalogue, matcher_version=bundle.name, reranker_version=bundle.name)
         events = EventStore(cfg.feedback.store_url(cfg.storage_path))
         self.flow = RequestFlow(models.as_models(), events, catalogue, bundle.name, "v", 50, 5000)
-        api = create_api(self.flow, FeedbackConfig(), new_items=new_items_of(cfg, self.flow, metadata))
+        queue = new_item_store(cfg)
+        follow_changes(cfg, self.flow, metadata, queue)
+        variants = Variants(self.flow)
+        api = create_api(variants, FeedbackConfig(), new_items=inbox_of(cfg, variants, queue))
         self.client = stack.enter_context(httpx.Client(base_url=stack.enter_context(served(api)), timeout=60))
         worker = IngestWorker(bundle, self.store, cfg.new_items, folder / "new_items")
         thread = threading.Thread(target=worker.run)

@@ -2,11 +2,11 @@
 
 Run: PYTHONPATH=. python -m benchmarks.serve STORAGE [--modes process,defaults,production] [--seconds 8]
 
-STORAGE is that of a finished loop: its newest bundle, its users, its event store, into which what is shown is written
-(give a copy). One variant after the other, each in a process of its own: `process` is FastAPI and uvicorn around the
-same matcher, reranker, flow and store; `defaults` is the three deployments with Ray Serve's own options and environment;
-`laptop` and `production` are the presets that are shipped. Each is asked by 1, 8 and 32 clients in turn, then at a fixed
-rate of half of what it bore, then on Gorse's route, then at three times what it bore.
+STORAGE is that of a finished loop: its newest bundle, its users, and a copy of its event store for each variant. One
+variant after the other, each in a process of its own: `process` is FastAPI and uvicorn around the same matcher, reranker,
+flow and store; `defaults` is the three deployments with Ray Serve's own options and environment; `laptop` and
+`production` are the presets that are shipped. Each is asked by 1, 8 and 32 clients in turn, then at a fixed rate of half
+of what it bore, then on Gorse's route, then at three times what it bore.
 
 CPU is that of the variant's whole tree of processes, Ray's daemons with it, less what they take while nobody asks; the
 generator is not in it, but shares the machine. `--set` and `--env` change a variant, for steps of tuning.
@@ -17,12 +17,12 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from benchmarks.load import Outcome, closed_loop, open_loop
 from benchmarks.parity import is_ready
 from benchmarks.processes import Family, pss_mb
-from benchmarks.served import VARIANTS, preset_environment
+from benchmarks.served import VARIANTS, newest_bundle, preset_environment
 
 K = 10
 CLIENTS = (1, 8, 32)
@@ -82,11 +82,17 @@ class Server:
 
 
 @contextmanager
-def running(mode: str, storage: Path, port: int, settings: Sequence[str], environment: dict[str, str]) -> Iterator[Server]:
+def running(
+    mode: str, storage: Path, port: int, settings: Sequence[str], environment: dict[str, str]
+) -> Iterator[Server]:
     """The variant in a process of its own, ready."""
     given = VARIANTS[mode][2]
     variables = {"OMP_NUM_THREADS": "1", **(preset_environment(given) if given else {}), **environment}
-    command = [sys.executable, "-m", "benchmarks.served", mode, str(storage), str(port)]
+    folder = Path(tempfile.mkdtemp(prefix="avrec-"))  # short: sockets have their place in it
+    shutil.copy(storage / "events.db", folder)
+    if "RAY_SERVE_ENABLE_HA_PROXY" in variables:
+        variables |= haproxy_files(folder)
+    command = [sys.executable, "-m", "benchmarks.served", mode, str(newest_bundle(storage)), str(folder), str(port)]
     command += ["--set", *settings] if settings else []
     process = subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True)
     try:
@@ -103,6 +109,20 @@ def running(mode: str, storage: Path, port: int, settings: Sequence[str], enviro
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def haproxy_files(folder: Path) -> dict[str, str]:
+    """Environment that gives HAProxy files of its own: two services of a machine would share those in /tmp."""
+    place = folder / "haproxy"
+    place.mkdir(mode=0o700)
+    names = {
+        "CONFIG_FILE_LOC": "haproxy.cfg",
+        "SOCKET_PATH": "admin.sock",
+        "SERVER_STATE_BASE": "",
+        "SERVER_STATE_FILE": "server-state",
+    }
+    return {f"RAY_SERVE_HAPROXY_{name}": str(place / file) for name, file in names.items()}
 
 
 def requests_of(storage: Path, gorse: bool) -> list[bytes]:
@@ -171,7 +191,9 @@ def compare(results: dict[str, dict[str, Measured]]) -> None:
             print(f"{mode:12}{leg:12}{cpu:16.2f}{rate:20.2f}")
         if "overload" in found:
             peak = max(found[f"c={c}"].outcome.good_per_second for c in CLIENTS)
-            print(f"{mode:12}goodput at {OVERLOAD:g} times the peak: {found['overload'].outcome.good_per_second / peak:.2f} of it")
+            print(
+                f"{mode:12}goodput at {OVERLOAD:g} times the peak: {found['overload'].outcome.good_per_second / peak:.2f} of it"
+            )
 
 
 def main() -> None:

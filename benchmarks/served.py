@@ -1,6 +1,6 @@
 """The service in the variants that benchmarks/serve.py compares, each for a process of its own.
 
-Run: python -m benchmarks.served VARIANT STORAGE PORT (benchmarks/serve.py does).
+Run: python -m benchmarks.served VARIANT BUNDLE FOLDER PORT, FOLDER with an event store (benchmarks/serve.py does).
 """
 
 import argparse
@@ -34,9 +34,9 @@ def newest_bundle(storage: Path) -> Path:
     return found[-1]
 
 
-def config(storage: Path, port: int, **values: Any) -> ServeConfig:
-    """A service of the storage on loopback, without new items: they are no part of what is measured."""
-    args = {"bundle": str(newest_bundle(storage)), "storage_path": str(storage), "port": port}
+def config(bundle: Path, folder: Path, port: int, **values: Any) -> ServeConfig:
+    """A service on loopback, without new items: they are no part of what is measured."""
+    args = {"bundle": str(bundle), "storage_path": str(folder), "port": port}
     return from_dict(ServeConfig, {**args, "new_items": {"num_workers": 0}, **values})
 
 
@@ -90,17 +90,21 @@ def by_defaults(cfg: ServeConfig) -> None:
     from ray.serve.config import HTTPOptions
 
     from avrec_ray.pipelines.session import session
-    from serve_apps.gateway import GatewayDeployment
+    from serve_apps.gateway import GatewayDeployment, begin_lineup, first_lineup
     from serve_apps.keys import keys_of_service
     from serve_apps.matcher import MatcherDeployment
     from serve_apps.reranker import RerankerDeployment
 
-    matcher = serve.deployment(MatcherDeployment).bind(cfg.bundle, to_dict(cfg.matcher))
-    reranker = serve.deployment(RerankerDeployment).bind(cfg.bundle, to_dict(cfg.policy))
-    gateway = serve.deployment(serve.ingress()(GatewayDeployment))
+    lineup = first_lineup(cfg)
+    begin_lineup(cfg, lineup)
+    matcher = serve.deployment(MatcherDeployment, name="matcher").bind(cfg.bundle, to_dict(cfg.matcher))
+    models = serve.deployment(RerankerDeployment, name="reranker")
+    gateway = serve.deployment(serve.ingress()(GatewayDeployment), name="gateway")
     with session(ClusterConfig()):
         serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=cfg.host, port=cfg.port))
-        serve.run(gateway.bind(to_dict(cfg), keys_of_service(), matcher, reranker), name="avrec", route_prefix="/")
+        models_app = models.bind(cfg.bundle, to_dict(cfg.policy), None, matcher)
+        serve.run(models_app, name=lineup.champion.app, route_prefix=None)
+        serve.run(gateway.bind(to_dict(cfg), keys_of_service()), name="avrec", route_prefix="/")
         _wait_for_the_end()
 
 
@@ -144,14 +148,15 @@ VARIANTS: dict[str, tuple[Callable[[ServeConfig], None], str, str]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variant", choices=list(VARIANTS))
-    parser.add_argument("storage", type=Path)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("port", type=int)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings over those of the variant")
     args = parser.parse_args()
     start, settings, _ = VARIANTS[args.variant]
     values = preset_values(settings) if settings else {}
     values |= {key: yaml.safe_load(value) for key, value in (given.split("=", 1) for given in args.set)}
-    start(config(args.storage.resolve(), args.port, **values))
+    start(config(args.bundle.resolve(), args.folder.resolve(), args.port, **values))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import contextvars
 import json
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -23,6 +24,8 @@ class RequestNotes:
 
     stages_ms: dict[str, float] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
+    model_version: str = ""
+    """Of the bundle that made the list."""
 
 
 _current: contextvars.ContextVar[RequestNotes | None] = contextvars.ContextVar("avrec_request_notes", default=None)
@@ -35,18 +38,20 @@ def begin_notes() -> RequestNotes:
     return notes
 
 
-def note_list(stages_ms: dict[str, float], degraded: list[str]) -> None:
+def note_list(stages_ms: dict[str, float], degraded: list[str], model_version: str) -> None:
     """Note how a list of the running request came about; outside of one nothing happens."""
     notes = _current.get()
     if notes is not None:
         notes.stages_ms.update(stages_ms)
+        notes.model_version = model_version
         notes.degraded += [reason for reason in degraded if reason not in notes.degraded]
 
 
 class AccessLog:
     """Writes the lines to standard output, where platforms and Ray collect them; a line that fails harms nobody."""
 
-    def __init__(self, model_version: str, stream: TextIO | None = None) -> None:
+    def __init__(self, model_version: Callable[[], str], stream: TextIO | None = None) -> None:
+        """`model_version`: of the champion, for requests that have no list."""
         self._model_version = model_version
         handler = logging.StreamHandler(stream or sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -64,7 +69,7 @@ class AccessLog:
             "total_ms": round(seconds * 1000, 3),
             "stages_ms": {stage: round(ms, 3) for stage, ms in notes.stages_ms.items()},
             "degraded": notes.degraded,
-            "model_version": self._model_version,
+            "model_version": notes.model_version or self._model_version(),
             "key": key_name,
         }
         self._logger.info(json.dumps(line))

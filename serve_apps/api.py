@@ -26,12 +26,11 @@ from serve_apps.gorse import gorse_routes
 from serve_apps.health import health_routes
 from serve_apps.impression_log import ImpressionLog
 from serve_apps.inbox import Inbox
-from serve_apps.item_inbox import is_upload
+from serve_apps.item_inbox import ItemInbox, is_upload
 from serve_apps.item_routes import add_new_item_routes
 from serve_apps.keys import KeyRing
 from serve_apps.lists import impressions_of, item_body, list_response, rank_response, row_of, search_response
 from serve_apps.metarank import metarank_routes
-from serve_apps.new_items import NewItems
 from serve_apps.openapi import describe
 from serve_apps.schemas import (
     MAX_K,
@@ -49,6 +48,7 @@ from serve_apps.schemas import (
     check_text,
 )
 from serve_apps.users import add_profile_routes, add_user_routes
+from serve_apps.variants import Variants
 
 _ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 413, 422, 429, 503), PROBLEM)
 K = Annotated[int, QueryParameter(ge=1, le=MAX_K)]
@@ -61,14 +61,14 @@ SearchText = Annotated[
 
 
 def create_api(
-    flow: RequestFlow,
+    flow: RequestFlow | Variants,
     feedback: FeedbackConfig,
     gate: Gate | None = None,
     max_body_bytes: int = 1_048_576,
     limits: LimitsConfig | None = None,
     event_names: Mapping[str, str] | None = None,
     echoes_request_id: bool = True,
-    new_items: NewItems | None = None,
+    new_items: ItemInbox | None = None,
     access_log: AccessLog | None = None,
 ) -> FastAPI:
     """The application. With keys at the gate every route but health and the API description needs one.
@@ -76,20 +76,21 @@ def create_api(
     A new route belongs to `reads`, `writes` or `admin`, and has an example in openapi.py; tests refuse others.
     """
 
-    inbox = Inbox(flow.store, feedback, flow.metrics)
-    log = ImpressionLog(flow.store, feedback, flow.metrics)
+    variants = Variants(flow) if isinstance(flow, RequestFlow) else flow
+    store, service_metrics = variants.store, variants.metrics
+    inbox = Inbox(store, feedback, service_metrics)
+    log = ImpressionLog(store, feedback, service_metrics)
     gate = gate or Gate(KeyRing())
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
-        if new_items is not None:
-            new_items.start()
+        variants.start()
         yield
         if new_items is not None:
             new_items.close()
         inbox.close()
         log.close()
-        flow.close()
+        variants.close()
 
     api = FastAPI(
         title="avrec_ray",
@@ -104,17 +105,17 @@ def create_api(
     reads = APIRouter(dependencies=[gate.depends("read")], responses=_ERRORS)
     writes = APIRouter(dependencies=[gate.depends("write")], responses=_ERRORS)
     admin = APIRouter(dependencies=[gate.depends("admin")], responses=_ERRORS)
-    _add_list_routes(reads, flow, log)
+    _add_list_routes(reads, variants, log)
     if new_items is not None:  # before the routes of single items, which take any path below /v1/items
-        add_new_item_routes(reads, writes, new_items.inbox)
-    _add_item_routes(reads, flow)
-    _add_metrics_route(reads, flow, new_items)
+        add_new_item_routes(reads, writes, new_items)
+    _add_item_routes(reads, variants)
+    _add_metrics_route(reads, variants, new_items)
     _add_feedback_route(writes, inbox)
-    add_profile_routes(reads, writes, flow)
-    add_user_routes(admin, flow.users)
-    compatible = gorse_routes(gate, flow, inbox, event_names or {}, _ERRORS)
-    compatible += metarank_routes(gate, flow, inbox, event_names or {}, _ERRORS)
-    routers = [health_routes(flow), reads, writes, admin, *compatible]
+    add_profile_routes(reads, writes, variants)
+    add_user_routes(admin, variants)
+    compatible = gorse_routes(gate, variants, inbox, event_names or {}, _ERRORS)
+    compatible += metarank_routes(gate, variants, inbox, event_names or {}, _ERRORS)
+    routers = [health_routes(variants), reads, writes, admin, *compatible]
     for router in routers:
         api.include_router(router)
     api.state.routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
@@ -124,7 +125,7 @@ def create_api(
     api.add_middleware(
         Edge,
         max_body_bytes=max_body_bytes,
-        metrics=flow.metrics,
+        metrics=service_metrics,
         limits=limits,
         is_stream=is_upload,
         echoes_request_id=echoes_request_id,
@@ -133,11 +134,11 @@ def create_api(
     return api
 
 
-def _add_list_routes(router: APIRouter, flow: RequestFlow, log: ImpressionLog) -> None:
+def _add_list_routes(router: APIRouter, variants: Variants, log: ImpressionLog) -> None:
     @router.post("/v1/recommend")
     async def recommend(body: RecommendRequest) -> ListResponse:
         """A list for a user, a session, or both."""
-        user_id = None if body.user_id is None else flow.users.stored(body.user_id)
+        user_id = None if body.user_id is None else variants.stored(body.user_id)
         query = Query(
             user_id=user_id,
             k=body.k,
@@ -146,23 +147,20 @@ def _add_list_routes(router: APIRouter, flow: RequestFlow, log: ImpressionLog) -
             explain=body.explain,
         )
         session = [event.to_event(user_id or "") for event in body.session]
-        served = await flow.recommend(query, session, body.deadline_ms)
-        response = list_response(flow.catalogue, served, body.explain)
+        served = await variants.recommend(query, session, body.deadline_ms)
+        response = list_response(served, body.explain)
         if user_id is not None:  # a list that was shown to nobody known teaches nothing
-            log.add(impressions_of(response, user_id, time.time()))
+            log.add(impressions_of(response, served, user_id, time.time()))
         return response
 
     @router.post("/v1/rank")
     async def rank(body: RankRequest) -> RankResponse:
         """The given items in the order that suits the user."""
         item_ids = list(dict.fromkeys(body.items))
-        await flow.know(item_ids)
-        known = [item_id for item_id in item_ids if flow.catalogue.idx(item_id) is not None]
-        user_id = flow.users.stored(body.user_id)
-        served = await flow.rank(user_id, known, body.explain, body.deadline_ms)
-        unknown = [item_id for item_id in item_ids if flow.catalogue.idx(item_id) is None]
-        response = rank_response(flow.catalogue, served, body.explain, unknown)
-        log.add(impressions_of(response, user_id, time.time()))
+        user_id = variants.stored(body.user_id)
+        served, unknown = await variants.rank(user_id, item_ids, body.explain, body.deadline_ms)
+        response = rank_response(served, body.explain, unknown)
+        log.add(impressions_of(response, served, user_id, time.time()))
         return response
 
     @router.get("/v1/search")
@@ -172,31 +170,33 @@ def _add_list_routes(router: APIRouter, flow: RequestFlow, log: ImpressionLog) -
         By default those whose embedding is near to the text's, where the bundle can encode text; `kind=lexical` finds
         words of title, tags and category, which is better for a title that is known. The answer says which it was.
         """
-        served, found_by = await flow.search(q, k, kind)
-        return search_response(flow.catalogue, served, found_by)
+        served, found_by = await variants.champion.search(q, k, kind)
+        return search_response(served, found_by)
 
 
-def _add_item_routes(router: APIRouter, flow: RequestFlow) -> None:
+def _add_item_routes(router: APIRouter, variants: Variants) -> None:
     # `:path`, because an id may hold a slash; the longer route comes first.
     @router.get("/v1/items/{item_id:path}/similar", responses=NOT_FOUND)
     async def similar(item_id: PathId, k: K = 10) -> ListResponse:
         """Items near an item."""
-        served = await flow.similar(await _known_row(flow, item_id), k)
-        return list_response(flow.catalogue, served, explain=False)
+        flow = variants.champion
+        return list_response(await flow.similar(await _known_row(flow, item_id), k), explain=False)
 
     @router.get("/v1/items/{item_id:path}", responses=NOT_FOUND)
     async def item(item_id: PathId) -> CatalogueItem:
         """What the bundle knows of an item."""
+        flow = variants.champion
         return item_body(flow.catalogue, await _known_row(flow, item_id), flow.model_version)
 
 
-def _add_metrics_route(router: APIRouter, flow: RequestFlow, new_items: NewItems | None) -> None:
+def _add_metrics_route(router: APIRouter, variants: Variants, new_items: ItemInbox | None) -> None:
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics of this gateway replica."""
         if new_items is not None:
-            await new_items.measure(flow.metrics)
-        return Response(flow.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+            variants.measure()
+            await new_items.measure(variants.metrics)
+        return Response(variants.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _known_row(flow: RequestFlow, item_id: str) -> int:

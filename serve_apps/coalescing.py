@@ -1,4 +1,6 @@
-"""Requests that wait at the same time as one call: a hop of Ray Serve costs milliseconds of CPU, whatever it carries."""
+"""Requests that wait at the same time as one call: a hop of Ray Serve costs milliseconds of CPU, however little it
+carries.
+"""
 
 import asyncio
 from collections import deque

@@ -1,8 +1,9 @@
 """What one service is told. Serve reads it from YAML as plain values."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from avrec_ray.cluster_config import TrackingConfig
 from avrec_ray.config import JobConfig, LimitsConfig
 from avrec_ray.dataclass_io import check_choice, check_range
 from avrec_ray.errors import ConfigError
@@ -10,6 +11,7 @@ from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.new_items.config import NewItemsConfig
 from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.retrieval.config import MatcherConfig
+from avrec_ray.rollout.config import RolloutConfig
 from avrec_ray.types import EVENTS
 
 
@@ -25,6 +27,9 @@ class ServeConfig:
     matcher: MatcherConfig = field(default_factory=MatcherConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     new_items: NewItemsConfig = field(default_factory=NewItemsConfig)
+    rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(follow_registry=False))
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """The registry, where `rollout.follow_registry` or a rollout names a version of it."""
     host: str = "127.0.0.1"
     """Address to listen on; other than loopback only with API keys, see auth.py."""
     port: int = 8080
@@ -33,7 +38,7 @@ class ServeConfig:
     max_matcher_replicas: int = 2
     max_reranker_replicas: int = 2
     fused_models: bool = False
-    """Matcher and reranker in one replica, asked by calls that carry many queries; `max_matcher_replicas` bounds them."""
+    """Matcher and reranker in one replica, asked by calls that carry many queries; `max_matcher_replicas` bounds it."""
     max_batch: int = 16
     """Queries of one such call at most."""
     deadline_ms: int = 2000
@@ -70,6 +75,8 @@ def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
         matcher=job.matcher,
         policy=job.policy,
         new_items=job.new_items,
+        rollout=replace(job.rollout, follow_registry=job.rollout.follow_registry and _is_champion(job.bundle)),
+        tracking=job.tracking,
         host=job.serve.host,
         port=job.serve.port,
         gateway_replicas=job.serve.gateway_replicas,
@@ -80,3 +87,8 @@ def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
         limits=job.serve.limits,
         event_names=job.serve.event_names,
     )
+
+
+def _is_champion(reference: str) -> bool:
+    """Whether a bundle was asked for as whatever is champion, and not as this one."""
+    return not reference or reference.endswith("@champion")

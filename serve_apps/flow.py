@@ -12,22 +12,24 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
 from avrec_ray.bundle import Catalogue
+from avrec_ray.feedback.profile import Profiler
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.ranking.rule_effects import RuleEffects
 from avrec_ray.retrieval.lexical import LexicalIndex
 from avrec_ray.types import Candidate, Event, Query, RankedItem
 from serve_apps.access_log import note_list
 from serve_apps.answers import FusedAnswer, Models, RankAnswer
+from serve_apps.following import Following
 from serve_apps.metrics import GatewayMetrics
 from serve_apps.popular import PopularItems
 from serve_apps.request_ids import current_request_id
+from serve_apps.served import Served, in_given_order, with_session
 from serve_apps.users import LoadProfiles, UserDoor
 
 logger = logging.getLogger(__name__)
@@ -37,26 +39,6 @@ T = TypeVar("T")
 UNAVAILABLE = {"profile": "profile_unavailable", "match": "matcher_unavailable", "rerank": "reranker_unavailable"}
 """What `degraded` says when a stage fails."""
 _READ_THREADS = 8
-
-
-@dataclass
-class Served:
-    """A list on its way to the client: what it holds, what it lacks, where the time went."""
-
-    deadline_ms: int
-    model_version: str
-    items: list[RankedItem] = field(default_factory=list)
-    degraded: list[str] = field(default_factory=list)
-    stages_ms: dict[str, float] = field(default_factory=dict)
-    started_seconds: float = field(default_factory=time.perf_counter)
-
-    def seconds_left(self) -> float:
-        """Time until the deadline; may be negative."""
-        return self.deadline_ms / 1000 - (time.perf_counter() - self.started_seconds)
-
-    def lack(self, *reasons: str) -> None:
-        """Note what is missing, each reason once."""
-        self.degraded += [reason for reason in reasons if reason not in self.degraded]
 
 
 class RequestFlow:
@@ -75,10 +57,12 @@ class RequestFlow:
         known_users: Collection[str] = frozenset(),
         rules: RuleEffects | None = None,
         load_profiles: LoadProfiles = lambda: None,
+        readers: ThreadPoolExecutor | None = None,
     ) -> None:
         """`known_users`: those of whom the models know something without a history; `rules`: for what they block.
 
-        `load_profiles` reads what that is, for a user who asks.
+        `load_profiles` reads what that is, for a user who asks. Flows over one store may share `readers`, threads of
+        their own: reads that hang on a database must not use up those that store feedback.
         """
         self.models = models
         self.store = store
@@ -86,19 +70,25 @@ class RequestFlow:
         self.model_version = model_version
         self.index_version = index_version
         self.metrics = metrics or GatewayMetrics()
-        self.metrics.serve(model_version, index_version, catalogue)
         self._popular = PopularItems(catalogue)
         self.users = UserDoor(store, known_users, load_profiles)
         self.rules = rules or RuleEffects((), catalogue)
-        self._catch_up: Callable[[], int] | None = None
         self.history_length = history_length
         self._deadline_ms = deadline_ms
-        # Threads of its own: reads that hang on a database must not use up those that store feedback.
-        self._readers = ThreadPoolExecutor(_READ_THREADS, "history")
+        self.readers = readers or history_readers()
+        self.following: Following | None = None
+        """How the catalogue keeps up with new items; None: it stays as it is."""
+        self.why_no_new_items = ""
 
-    async def recommend(self, query: Query, session: Sequence[Event], deadline_ms: int | None) -> Served:
-        """A list for `query`, whose history is read from the store and then extended by `session`."""
+    async def recommend(
+        self, query: Query, session: Sequence[Event], deadline_ms: int | None, is_shown: bool = True
+    ) -> Served:
+        """A list for `query`, whose history is read from the store and then extended by `session`.
+
+        `is_shown` false: it is for comparison, and counts nowhere.
+        """
         served = self._open(deadline_ms)
+        served.is_shown = is_shown
         name, history = await self._history(served, query.user_id, session)
         query = dataclasses.replace(query, user_id=name, history=history)
         self._mark_unknown(served, name, history)
@@ -146,7 +136,7 @@ class RequestFlow:
         try:
             # The first time this builds the index of words; whoever comes later finds it built.
             rows = await asyncio.wait_for(
-                loop.run_in_executor(self._readers, lambda: self._words.search(text, k)),
+                loop.run_in_executor(self.readers, lambda: self._words.search(text, k)),
                 max(served.seconds_left(), 0.05),
             )
         except TimeoutError:
@@ -161,7 +151,7 @@ class RequestFlow:
         missing = []
         loop = asyncio.get_running_loop()
         try:
-            await asyncio.wait_for(loop.run_in_executor(self._readers, self.store.ping), 2.0)
+            await asyncio.wait_for(loop.run_in_executor(self.readers, self.store.ping), 2.0)
         except Exception:
             logger.warning("event store does not answer", exc_info=True)
             missing.append("event_store")
@@ -176,8 +166,13 @@ class RequestFlow:
 
     def close(self) -> None:
         """Release threads and connections."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self.readers.shutdown(wait=False, cancel_futures=True)
         self.store.close()
+
+    @cached_property
+    def profiler(self) -> Profiler:
+        """What a history says in words."""
+        return Profiler(self.catalogue)
 
     @cached_property
     def _words(self) -> LexicalIndex:
@@ -193,7 +188,7 @@ class RequestFlow:
             read = await self._stage(
                 served,
                 "profile",
-                lambda: loop.run_in_executor(self._readers, self._read, user_id),
+                lambda: loop.run_in_executor(self.readers, self._read, user_id),
             )
         unread = None if self.users.known(user_id) else user_id
         name, stored = read or (unread, ())
@@ -216,9 +211,10 @@ class RequestFlow:
         matched = await self._stage(served, "match", lambda: self.models.match(query))
         if matched is None or not self._same_model(served, matched.model_version):
             return self._popular.recommend(query)
-        self.metrics.count_candidates(matched.candidates)
+        if served.is_shown:
+            self.metrics.count_candidates(matched.candidates)
         ranked = await self._rerank(served, query, matched.candidates)
-        if ranked is not None and not served.degraded:
+        if ranked is not None and served.is_shown and not served.degraded:
             self.metrics.observe_scores(self.model_version, ranked)
         return self._popular.recommend(query) if ranked is None else ranked
 
@@ -276,7 +272,7 @@ class RequestFlow:
         return False
 
     def _open(self, deadline_ms: int | None) -> Served:
-        return Served(min(deadline_ms or self._deadline_ms, self._deadline_ms), self.model_version)
+        return Served(min(deadline_ms or self._deadline_ms, self._deadline_ms), self.model_version, self.catalogue)
 
     def _unblocked(self, items: list[RankedItem]) -> list[RankedItem]:
         """Without what a rule blocks: only the reranker knows the rules, and a list may be answered without it."""
@@ -292,16 +288,13 @@ class RequestFlow:
         if any(self.catalogue.idx(item_id) is None for item_id in item_ids):
             await self.follow()
 
-    def follow_with(self, catch_up: Callable[[], int]) -> None:
-        """Let `catch_up` take over what has joined or left the catalogue; it is called in a thread."""
-        self._catch_up = catch_up
-
     async def follow(self) -> None:
         """Take over what has joined or left the catalogue by now; what fails is tried again in a moment anyway."""
-        if self._catch_up is None:
+        if self.following is None:
             return
+        catch_up = self.following.follower.catch_up
         try:
-            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._readers, self._catch_up), 2.0)
+            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self.readers, catch_up), 2.0)
         except Exception:
             logger.warning("changes of the catalogue cannot be read", exc_info=True)
 
@@ -316,22 +309,12 @@ class RequestFlow:
     def _close(self, served: Served) -> Served:
         served.items = self._unblocked(served.items)
         served.stages_ms["total"] = (time.perf_counter() - served.started_seconds) * 1000
-        self.metrics.count_list(served.stages_ms, served.degraded, served.items, self.catalogue)
-        note_list(served.stages_ms, served.degraded)
+        if served.is_shown:
+            self.metrics.count_list(served.stages_ms, served.degraded, served.items, self.catalogue)
+            note_list(served.stages_ms, served.degraded, served.model_version)
         return served
 
 
-def in_given_order(candidates: Sequence[Candidate], k: int) -> list[RankedItem]:
-    """The first `k` candidates as a ranking."""
-    return [RankedItem(c.item_id, rank, c.score, source=c.source) for rank, c in enumerate(candidates[:k], start=1)]
-
-
-def with_session(stored: Sequence[Event], session: Sequence[Event], now_seconds: float) -> tuple[Event, ...]:
-    """A history that goes on with the running session, oldest first.
-
-    Undated session events happened now, in the order given; an event that is stored already counts once.
-    """
-    known = {event.event_id for event in stored if event.event_id}
-    fresh = [event for event in session if event.event_id is None or event.event_id not in known]
-    dated = [dataclasses.replace(e, at_seconds=now_seconds) if math.isnan(e.at_seconds) else e for e in fresh]
-    return tuple(sorted([*stored, *dated], key=lambda event: event.at_seconds))
+def history_readers() -> ThreadPoolExecutor:
+    """Threads that read the event store."""
+    return ThreadPoolExecutor(_READ_THREADS, "history")

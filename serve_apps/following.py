@@ -75,6 +75,23 @@ def apply_to_catalogue(items: Catalogue, towers: TowersConfig, changes: Sequence
     return list(dict.fromkeys(covered))
 
 
+@dataclass(eq=False)
+class Following:
+    """How the catalogue of one flow keeps up."""
+
+    follower: Follower
+    on_loop: "OnLoop"
+
+    def start(self) -> None:
+        """Follow, in the running event loop."""
+        self.on_loop.loop = asyncio.get_running_loop()
+        self.follower.start()
+
+    def close(self) -> None:
+        """End following."""
+        self.follower.stop()
+
+
 class OnLoop:
     """Runs a function in the thread of an event loop and waits for it, once there is one; before that, at once.
 

@@ -1,10 +1,10 @@
-"""What a gateway replica does, and `build_app`, which joins it to matcher and reranker on Ray Serve.
+"""What a gateway replica does, and `build_app`, which deploys gateways and conductor on Ray Serve.
 
-The gateway loads the catalogue and the event store, never a model: with both model deployments dead it still answers.
+The gateway loads catalogues and the event store, never a model: with all models dead it still answers. Which bundle it
+asks is in the lineup, see lineup_watch.py; the models of each bundle are an application of their own, models_app.py.
 """
 
-import asyncio
-import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,81 +15,118 @@ from ray.serve.handle import DeploymentHandle
 
 from avrec_ray.bundle import load_bundle_profiles, load_catalogue, load_metadata
 from avrec_ray.dataclass_io import from_dict, to_dict
+from avrec_ray.errors import BundleError
 from avrec_ray.feedback.store import EventStore
-from avrec_ray.new_items.eligible import why_not_encodable
+from avrec_ray.new_items.store import NewItemStore
 from avrec_ray.ranking.rule_effects import RuleEffects
 from avrec_ray.ranking.rules import load_rules
+from avrec_ray.rollout.lineup import Arm, Lineup
+from avrec_ray.rollout.store import LineupConflictError, Numbered, RolloutStore
 from avrec_ray.training.profiles import UserProfiles
-from avrec_ray.types import Query
 from serve_apps.access_log import AccessLog
-from serve_apps.answers import FusedAnswer, Models
 from serve_apps.api import create_api
 from serve_apps.auth import Gate, check_host
-from serve_apps.coalescing import Coalescer
+from serve_apps.conducting import ConductorDeployment
 from serve_apps.config import ServeConfig
-from serve_apps.flow import RequestFlow
-from serve_apps.following import FollowArgs
+from serve_apps.flow import RequestFlow, history_readers
 from serve_apps.keys import KeyRing, from_plain, keys_of_service
+from serve_apps.lineup_watch import LineupWatch
 from serve_apps.loopback import keep_replica_on_loopback
 from serve_apps.metrics import GatewayMetrics
-from serve_apps.new_items import new_items_of
-from serve_apps.packing import pack_queries, unpack_answers
+from serve_apps.models_app import app_name, deployment, models_of
+from serve_apps.new_items import follow_changes, inbox_of, new_item_store
 from serve_apps.rate_actor import shared_take
 from serve_apps.rate_limits import RateLimiter
+from serve_apps.variants import Variants
+
+logger = logging.getLogger(__name__)
 
 
 class GatewayDeployment:
-    """The FastAPI application over two deployment handles."""
+    """The FastAPI application over the bundles of the lineup."""
 
     def __init__(
-        self,
-        args: dict[str, Any],
-        keys: Mapping[str, Any],
-        matcher: DeploymentHandle,
-        reranker: DeploymentHandle,
-        _ingest: DeploymentHandle | None = None,
+        self, args: dict[str, Any], keys: Mapping[str, Any], _conductor: DeploymentHandle | None = None
     ) -> None:
         """`keys`: what `keys_of_service` found where the service was deployed.
 
-        `_ingest` is never called: an application runs what its ingress is given.
+        `_conductor` is never called: an application runs what its ingress is given.
         """
         keep_replica_on_loopback()
         cfg = from_dict(ServeConfig, args)
         ring = KeyRing(from_plain(keys["fixed"]), keys["file"])
-        metadata = load_metadata(cfg.bundle)
-        catalogue = load_catalogue(cfg.bundle)
         metrics = GatewayMetrics(replica=serve.get_replica_context().replica_id.unique_id)
-        metrics.built(metadata.model_version, metadata.built_at_seconds)
-        flow = RequestFlow(
-            models=fused_models_of(matcher, cfg) if cfg.fused_models else models_of(matcher, reranker),
-            store=EventStore(cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds),
-            catalogue=catalogue,
-            model_version=metadata.model_version,
-            index_version=metadata.towers_version,
-            # A list must not depend on who asks: batch recommendation reads as much as the towers do.
-            history_length=max(cfg.feedback.history_length, metadata.towers.history_length),
-            deadline_ms=cfg.deadline_ms,
-            metrics=metrics,
-            known_users=known_users(load_bundle_profiles(cfg.bundle)),
-            load_profiles=lambda: load_bundle_profiles(cfg.bundle),
-            rules=RuleEffects(load_rules(cfg.policy.rules) if cfg.policy.rules else (), catalogue),
-        )
+        rollouts, new_items = rollout_store(cfg), new_item_store(cfg)
+        flows = FlowOpener(cfg, metrics, new_items)
+        first, flow = flows.first(rollouts.current())
+        # One revision behind: if there is a candidate, the watch takes it up with the rest of the lineup.
+        variants = Variants(flow, first.revision - 1, first.lineup, cfg.rollout)
+        self._watch = LineupWatch(rollouts, variants, flows)
         admit = RateLimiter(cfg.limits, shared_take(str(cfg.port))).admit if ring.closed else None
         # Ray Serve's proxy puts the id of a request into the answer, the client's or one that it made.
         self._api = create_api(
-            flow,
+            variants,
             cfg.feedback,
             Gate(ring, admit),
             cfg.max_body_bytes,
             cfg.limits,
             cfg.event_names,
             echoes_request_id=False,
-            new_items=new_items_of(cfg, flow, metadata),
-            access_log=AccessLog(metadata.model_version) if cfg.access_log else None,
+            new_items=inbox_of(cfg, variants, new_items),
+            access_log=AccessLog(lambda: variants.champion.model_version) if cfg.access_log else None,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._api
+
+
+class FlowOpener:
+    """Loads what a gateway needs of a bundle; all flows share the event store, its threads, and the metrics."""
+
+    def __init__(self, cfg: ServeConfig, metrics: GatewayMetrics, new_items: NewItemStore) -> None:
+        self._cfg, self._metrics, self._new_items = cfg, metrics, new_items
+        self._store = EventStore(cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds)
+        self._readers = history_readers()
+
+    def first(self, found: Numbered | None) -> tuple[Numbered, RequestFlow]:
+        """The newest lineup and the flow of its champion; where its bundle is gone, of the deployed one alone."""
+        deployed = first_lineup(self._cfg)
+        if found is None:
+            return Numbered(0, deployed), self(deployed.champion)
+        try:
+            return found, self(found.lineup.champion)
+        except BundleError:
+            if found.lineup.champion.bundle == deployed.champion.bundle:
+                raise
+            logger.exception("the champion of lineup %d cannot be read; serving the deployed bundle", found.revision)
+            return Numbered(found.revision, deployed), self(deployed.champion)
+
+    def __call__(self, arm: Arm) -> RequestFlow:
+        """The flow of a bundle, caught up with new items.
+
+        Raises:
+            BundleError: it cannot be read.
+        """
+        cfg, bundle = self._cfg, arm.bundle
+        metadata, catalogue = load_metadata(bundle), load_catalogue(bundle)
+        self._metrics.built(metadata.model_version, metadata.built_at_seconds)
+        flow = RequestFlow(
+            models=models_of(arm.app, cfg),
+            store=self._store,
+            catalogue=catalogue,
+            model_version=metadata.model_version,
+            index_version=metadata.towers_version,
+            # A list must not depend on who asks: batch recommendation reads as much as the towers do.
+            history_length=max(cfg.feedback.history_length, metadata.towers.history_length),
+            deadline_ms=cfg.deadline_ms,
+            metrics=self._metrics,
+            known_users=known_users(load_bundle_profiles(bundle)),
+            load_profiles=lambda: load_bundle_profiles(bundle),
+            rules=RuleEffects(load_rules(cfg.policy.rules) if cfg.policy.rules else (), catalogue),
+            readers=self._readers,
+        )
+        follow_changes(cfg, flow, metadata, self._new_items)
+        return flow
 
 
 def known_users(profiles: UserProfiles | None) -> frozenset[str]:
@@ -99,47 +136,10 @@ def known_users(profiles: UserProfiles | None) -> frozenset[str]:
     return frozenset(u for u, telling in zip(profiles.user_ids, profiles.telling, strict=True) if telling)
 
 
-def models_of(matcher: DeploymentHandle, reranker: DeploymentHandle) -> Models:
-    """The two deployments as the gateway's calls."""
-
-    async def versions() -> tuple[str, str]:
-        found = await asyncio.gather(_awaited(matcher.version.remote()), _awaited(reranker.version.remote()))
-        return found[0], found[1]
-
-    return Models(
-        match=lambda query: _awaited(matcher.match.remote(query)),
-        score=lambda query, item_ids: _awaited(matcher.score.remote(query, item_ids)),
-        similar=lambda item_id, k: _awaited(matcher.similar.remote(item_id, k)),
-        rerank=lambda query, candidates: _awaited(reranker.rerank.remote(query, candidates)),
-        versions=versions,
-        search=lambda text, k: _awaited(matcher.search.remote(text, k)),
-    )
-
-
-def fused_models_of(models: DeploymentHandle, cfg: ServeConfig) -> Models:
-    """A deployment that holds both models; lists that are asked for at the same time go together."""
-
-    async def ask(queries: list[Query]) -> list[FusedAnswer]:
-        return unpack_answers(await models.recommend_many.remote(pack_queries(queries)))
-
-    async def alone(query: Query) -> FusedAnswer:
-        return (await ask([query]))[0]
-
-    # Two calls a replica: it never waits for the next while an answer is on its way.
-    together = Coalescer(ask, cfg.max_batch, 2 * cfg.max_matcher_replicas, cfg.deadline_ms / 1000)
-    # Reasons take a hundred times as long as a list: nobody else waits for them.
-    return dataclasses.replace(
-        models_of(models, models), recommend=lambda query: alone(query) if query.explain else together(query)
-    )
-
-
-async def _awaited(response: Any) -> Any:
-    """A Serve response as a coroutine, which is what asyncio's timeouts take."""
-    return await response
-
-
 def build_app(args: Mapping[str, Any]) -> serve.Application:
     """The application for ServeConfig values; serve_config.yaml names this function.
+
+    The bundle becomes the champion, unless the last deployment named it too: then the lineup goes on as it is.
 
     Raises:
         ConfigError: a value is wrong, or the host is open to others without API keys.
@@ -148,61 +148,41 @@ def build_app(args: Mapping[str, Any]) -> serve.Application:
     cfg = from_dict(ServeConfig, args)
     keys = keys_of_service()
     check_host(cfg.host, bool(keys["fixed"] or keys["file"]))
-    metadata = load_metadata(cfg.bundle)  # fail here, with the reason, rather than in a replica that restarts for ever
+    lineup = first_lineup(cfg)  # fail here, with the reason, rather than in a replica that restarts for ever
     if cfg.policy.rules:
         load_rules(cfg.policy.rules)
-    # Imported late: they need torch, the gateway's replica does not.
-    from serve_apps.ingest import IngestDeployment
-    from serve_apps.matcher import MatcherDeployment
-    from serve_apps.models import ModelsDeployment
-    from serve_apps.reranker import RerankerDeployment
-
-    matcher = _deployment(MatcherDeployment, "matcher", 32, **_autoscaling(cfg.max_matcher_replicas, 8))
-    reranker = _deployment(RerankerDeployment, "reranker", 16, **_autoscaling(cfg.max_reranker_replicas, 4))
+    begin_lineup(cfg, lineup)
     overload = BackpressureConfig(status_code=429, retry_after_s=1)
     replicas = {"num_replicas": cfg.gateway_replicas, "backpressure_config": overload}
-    gateway = _deployment(serve.ingress()(GatewayDeployment), "gateway", 64, **replicas)
-    store_url, busy_seconds = cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds
-    follow = to_dict(
-        FollowArgs(url=store_url, busy_timeout_seconds=busy_seconds, poll_seconds=cfg.new_items.poll_seconds)
-    )
-    ingest = []
-    if cfg.new_items.num_workers and not why_not_encodable(metadata):
-        ingest = [_deployment(IngestDeployment, "ingest", 4, num_replicas=cfg.new_items.num_workers).bind(to_dict(cfg))]
-    if cfg.fused_models:
-        fused = _deployment(ModelsDeployment, "models", 16, **_autoscaling(cfg.max_matcher_replicas, 1.5))
-        both = fused.bind(cfg.bundle, to_dict(cfg.matcher), to_dict(cfg.policy), follow)
-        return gateway.bind(to_dict(cfg), keys, both, both, *ingest)
-    return gateway.bind(
-        to_dict(cfg),
-        keys,
-        matcher.bind(cfg.bundle, to_dict(cfg.matcher), follow),
-        reranker.bind(cfg.bundle, to_dict(cfg.policy), follow),
-        *ingest,
-    )
+    gateway = deployment(serve.ingress()(GatewayDeployment), "gateway", 64, **replicas)
+    conductor = deployment(ConductorDeployment, "conductor", 4, num_replicas=1, num_cpus=0.1)
+    return gateway.bind(to_dict(cfg), keys, conductor.bind(to_dict(cfg)))
 
 
-def _deployment(replica: type, name: str, max_ongoing_requests: int, **options: Any) -> serve.Deployment:
-    return serve.deployment(
-        name=name,
-        max_ongoing_requests=max_ongoing_requests,
-        max_queued_requests=128,
-        max_surge_percent=100,  # a new replica is up before the old one goes
-        graceful_shutdown_timeout_s=10,
-        health_check_period_s=5,
-        health_check_timeout_s=10,
-        ray_actor_options={"num_cpus": 0.5},
-        **options,
-    )(replica)
+def first_lineup(cfg: ServeConfig) -> Lineup:
+    """The deployed bundle alone."""
+    version = load_metadata(cfg.bundle).model_version
+    champion = Arm(model_version=version, bundle=cfg.bundle, app=app_name(cfg, version))
+    return Lineup(champion=champion, deployed=cfg.bundle, reason=f"{version} deployed")
 
 
-def _autoscaling(max_replicas: int, target_ongoing_requests: float) -> dict[str, Any]:
-    """Up within seconds, down after minutes: a short downscale delay flaps, because replicas start slowly."""
-    config = {
-        "min_replicas": 1,
-        "max_replicas": max_replicas,
-        "target_ongoing_requests": target_ongoing_requests,
-        "upscale_delay_s": 10,
-        "downscale_delay_s": 300,
-    }
-    return {"autoscaling_config": config}
+def begin_lineup(cfg: ServeConfig, lineup: Lineup) -> None:
+    """Write the lineup of a deployment, unless the last one named the same bundle."""
+    store = rollout_store(cfg)
+    try:
+        while True:
+            found = store.current()
+            if found is not None and found.lineup.deployed == lineup.deployed:
+                return
+            try:
+                store.append(lineup, 0 if found is None else found.revision)
+                return
+            except LineupConflictError:
+                continue  # a gateway took a candidate back just now
+    finally:
+        store.close()
+
+
+def rollout_store(cfg: ServeConfig) -> RolloutStore:
+    """The store that a service's settings name."""
+    return RolloutStore(cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds)

@@ -17,12 +17,13 @@ from avrec_ray.feedback.events import FIELDS, UNDATED, read_time_seconds
 from avrec_ray.types import Event, Filters, Query
 from serve_apps.auth import Gate
 from serve_apps.event_schemas import MAX_EVENTS, VALUE, gorse_event
-from serve_apps.flow import RequestFlow, Served
 from serve_apps.foreign_events import keep_foreign, known_names, made_id, our_name, read_id
 from serve_apps.inbox import Inbox
 from serve_apps.lists import row_of
 from serve_apps.problems import ProblemError, shown
 from serve_apps.schemas import MAX_K, NOT_FOUND, PathId, RejectionBody
+from serve_apps.served import Served
+from serve_apps.variants import Variants
 
 _NO_TIME = "0001-01-01T00:00:00Z"
 """What Gorse sends for a time that nobody gave."""
@@ -76,19 +77,19 @@ def _list_of(schema: dict[str, Any]) -> Any:
 
 
 def gorse_routes(
-    gate: Gate, flow: RequestFlow, inbox: Inbox, own_names: Mapping[str, str], errors: dict[int | str, Any]
+    gate: Gate, variants: Variants, inbox: Inbox, own_names: Mapping[str, str], errors: dict[int | str, Any]
 ) -> list[APIRouter]:
     """Routers that read, that write, and that need no key."""
     reads = APIRouter(prefix="/api", tags=["gorse"], dependencies=[gate.depends("read")], responses=errors)
     writes = APIRouter(prefix="/api", tags=["gorse"], dependencies=[gate.depends("write")], responses=errors)
     public = APIRouter(prefix="/api", tags=["gorse"])
-    _add_lists(reads, gate, flow, inbox, own_names)
+    _add_lists(reads, gate, variants, inbox, own_names)
     _add_feedback(writes, inbox, own_names)
-    _add_health(public, flow)
+    _add_health(public, variants)
     return [reads, writes, public]
 
 
-def _add_lists(router: APIRouter, gate: Gate, flow: RequestFlow, inbox: Inbox, own_names: Mapping[str, str]) -> None:
+def _add_lists(router: APIRouter, gate: Gate, variants: Variants, inbox: Inbox, own_names: Mapping[str, str]) -> None:
     names = sorted(known_names(own_names))
     write_back = Annotated[str | None, QueryParameter(alias="write-back-type", json_schema_extra={"enum": names})]
     session_events = _list_of(gorse_event(known_names(own_names), for_session=True))
@@ -112,11 +113,11 @@ def _add_lists(router: APIRouter, gate: Gate, flow: RequestFlow, inbox: Inbox, o
         if event is not None:
             await gate.require("write")(request)
         query = Query(
-            user_id=flow.users.stored(user_id),
+            user_id=variants.stored(user_id),
             k=min(n + offset, MAX_K),
             filters=Filters(categories=tuple(category or ())),
         )
-        found = _rows(await flow.recommend(query, (), None), offset)
+        found = _rows(await variants.recommend(query, (), None), offset)
         if event is not None and found:
             await inbox.keep([_written_back(user_id, row.Id, event) for row in found])
         return found if x_api_version == "2" else [row.Id for row in found]
@@ -132,11 +133,12 @@ def _add_lists(router: APIRouter, gate: Gate, flow: RequestFlow, inbox: Inbox, o
         given: list[Any] = body
         session = [_session_event(place, values, own_names) for place, values in enumerate(given)]
         query = Query(user_id=None, k=min(n + offset, MAX_K), filters=Filters(categories=tuple(category or ())))
-        return _rows(await flow.recommend(query, session, None), offset)
+        return _rows(await variants.recommend(query, session, None), offset)
 
     @router.get("/item/{item_id:path}", responses=NOT_FOUND)
     async def gorse_item(item_id: PathId) -> GorseItem:
         """What the catalogue knows of an item."""
+        flow = variants.champion
         items, row = flow.catalogue, row_of(flow, item_id)
         category = items.categories[row]
         return GorseItem(
@@ -172,22 +174,22 @@ def _add_feedback(router: APIRouter, inbox: Inbox, own_names: Mapping[str, str])
         return await keep(body)
 
 
-def _add_health(router: APIRouter, flow: RequestFlow) -> None:
+def _add_health(router: APIRouter, variants: Variants) -> None:
     @router.get("/health/live")
     async def gorse_live() -> GorseHealth:
         """200 while the process answers, whatever is missing."""
-        return await _health(flow)
+        return await _health(variants)
 
     @router.get("/health/ready", responses={503: {"model": GorseHealth}})
     async def gorse_ready() -> Any:
         """200 while lists and feedback are served, 503 without the event store."""
-        health = await _health(flow)
+        health = await _health(variants)
         return JSONResponse(health.model_dump(), 200 if health.Ready else 503)
 
 
-async def _health(flow: RequestFlow) -> GorseHealth:
+async def _health(variants: Variants) -> GorseHealth:
     try:  # a probe waits for a second as a rule, and a store that hangs is no reason to kill the process
-        missing = await asyncio.wait_for(flow.missing(), _PROBE_SECONDS)
+        missing = await asyncio.wait_for(variants.champion.missing(), _PROBE_SECONDS)
     except TimeoutError:
         missing = ["event_store"]
     stored = "event_store" not in missing

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from serve_apps.flow import RequestFlow
+from serve_apps.variants import Variants
 
 
 class LiveBody(BaseModel):
@@ -24,7 +24,7 @@ class ReadyBody(BaseModel):
     index_version: str
 
 
-def health_routes(flow: RequestFlow) -> APIRouter:
+def health_routes(variants: Variants) -> APIRouter:
     """/health/live answers while the process does; /health/ready says what lists and feedback would get."""
     router = APIRouter()
     has_been_ready = False
@@ -42,6 +42,7 @@ def health_routes(flow: RequestFlow) -> APIRouter:
         taking it out of rotation would make that an outage. Without its event store it could lose feedback: 503.
         """
         nonlocal has_been_ready
+        flow = variants.champion
         missing = await flow.missing()
         has_been_ready = has_been_ready or not missing
         serves = has_been_ready and "event_store" not in missing

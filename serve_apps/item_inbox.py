@@ -19,6 +19,7 @@ from serve_apps.flow import RequestFlow
 from serve_apps.item_bodies import ItemAccepted, ItemStatus
 from serve_apps.metrics import GatewayMetrics
 from serve_apps.problems import ProblemError
+from serve_apps.variants import Variants
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +29,11 @@ _MEASURE_SECONDS = 2.0
 
 
 class ItemInbox:
-    """Takes new items in beside a running flow."""
+    """Takes new items in beside a running service."""
 
-    def __init__(
-        self, store: NewItemStore, cfg: NewItemsConfig, uploads: Path, flow: RequestFlow, why_not: str = ""
-    ) -> None:
-        """`why_not`: the reason for which this bundle takes no items in; then they can be taken down, and no more."""
-        self._store, self.cfg, self._flow, self._why_not = store, cfg, flow, why_not
+    def __init__(self, store: NewItemStore, cfg: NewItemsConfig, uploads: Path, variants: Variants) -> None:
+        """Where the champion's bundle takes no items in, they can be taken down, and no more."""
+        self._store, self.cfg, self._variants = store, cfg, variants
         self._uploads = uploads
         self._threads = ThreadPoolExecutor(_THREADS, "new-items")
 
@@ -50,8 +49,8 @@ class ItemInbox:
 
     def check_open(self) -> None:
         """Raises ProblemError 409 where no item is taken in."""
-        if self._why_not:
-            raise ProblemError(409, f"bundle {self._flow.model_version} takes no new items: {self._why_not}")
+        if why_not := self._flow.why_no_new_items:
+            raise ProblemError(409, f"bundle {self._flow.model_version} takes no new items: {why_not}")
 
     async def submit(self, item: Submission, upload: Upload | None = None) -> ItemAccepted:
         """Queue an item, durably when this returns.
@@ -98,7 +97,7 @@ class ItemInbox:
             known = await self._asked(lambda: self._store.status(item_id))
             if known is None:
                 raise ProblemError(404, f"item {item_id[:80]!a} was not submitted and is not in the catalogue")
-        await self._flow.follow()
+        await self._variants.follow()
         return ItemAccepted(item_id=item_id, status="deleted")
 
     async def measure(self, metrics: GatewayMetrics) -> None:
@@ -125,6 +124,10 @@ class ItemInbox:
         """Wait for what is under way."""
         self._threads.shutdown()
         self._store.close()
+
+    @property
+    def _flow(self) -> RequestFlow:
+        return self._variants.champion
 
     def _queue(self, item: Submission, upload: Upload | None) -> str | None:
         if upload is None:

@@ -9,7 +9,7 @@ from typing import Any
 from avrec_ray.bundle import Catalogue
 from avrec_ray.feedback.impressions import Impression
 from avrec_ray.types import RankedItem
-from serve_apps.flow import RequestFlow, Served
+from serve_apps.flow import RequestFlow
 from serve_apps.problems import ProblemError
 from serve_apps.request_ids import current_request_id
 from serve_apps.schemas import (
@@ -23,20 +23,19 @@ from serve_apps.schemas import (
     SearchResponse,
     StagesMs,
 )
+from serve_apps.served import Served
 
 logger = logging.getLogger(__name__)
 
-VARIANT = "champion"
-"""The one variant that is served."""
 
-
-def list_response(catalogue: Catalogue, served: Served, explain: bool) -> ListResponse:
+def list_response(served: Served, explain: bool) -> ListResponse:
     """The answer of /v1/recommend and of similar items."""
-    return ListResponse(**_members(catalogue, served, explain))
+    return ListResponse(**_members(served, explain))
 
 
-def impressions_of(response: ListResponse, user_id: str, at_seconds: float) -> list[Impression]:
-    """What the user is shown by this answer; positions are ranks, from 1."""
+def impressions_of(response: ListResponse, served: Served, user_id: str, at_seconds: float) -> list[Impression]:
+    """What the user is shown by this answer; positions are ranks, from 1. Of a mixed list, who picked each item."""
+    made_by = response.variant, response.model_version
     return [
         Impression(
             request_id=response.request_id,
@@ -44,8 +43,8 @@ def impressions_of(response: ListResponse, user_id: str, at_seconds: float) -> l
             item_id=item.item_id,
             position=item.rank,
             propensity=item.propensity,
-            model_version=response.model_version,
-            variant=response.variant,
+            model_version=served.picked_by.get(item.item_id, made_by)[1],
+            variant=served.picked_by.get(item.item_id, made_by)[0],
             source=item.source,
             at_seconds=at_seconds,
         )
@@ -53,14 +52,14 @@ def impressions_of(response: ListResponse, user_id: str, at_seconds: float) -> l
     ]
 
 
-def rank_response(catalogue: Catalogue, served: Served, explain: bool, unknown: list[str]) -> RankResponse:
+def rank_response(served: Served, explain: bool, unknown: list[str]) -> RankResponse:
     """The answer of /v1/rank."""
-    return RankResponse(**_members(catalogue, served, explain), unknown_items=unknown)
+    return RankResponse(**_members(served, explain), unknown_items=unknown)
 
 
-def search_response(catalogue: Catalogue, served: Served, kind: str) -> SearchResponse:
+def search_response(served: Served, kind: str) -> SearchResponse:
     """The answer of /v1/search."""
-    return SearchResponse(**_members(catalogue, served, False), kind="embedding" if kind == "embedding" else "lexical")
+    return SearchResponse(**_members(served, False), kind="embedding" if kind == "embedding" else "lexical")
 
 
 def row_of(flow: RequestFlow, item_id: str) -> int:
@@ -87,15 +86,15 @@ def item_body(catalogue: Catalogue, row: int, model_version: str) -> CatalogueIt
     )
 
 
-def _members(catalogue: Catalogue, served: Served, explain: bool) -> dict[str, Any]:
+def _members(served: Served, explain: bool) -> dict[str, Any]:
     list_id = uuid.uuid4().hex  # of the list, for feedback on it: a client that asks again gets another list
     logger.info("request %s: list %s, degraded %s", current_request_id(), list_id, served.degraded)
     return {
         "request_id": list_id,
         "model_version": served.model_version,
-        "variant": VARIANT,
+        "variant": served.variant,
         "degraded": served.degraded,
-        "items": [_item(catalogue, item, explain) for item in served.items],
+        "items": [_item(served.catalogue, item, explain) for item in served.items],
         "stages_ms": StagesMs(**{name: round(ms, 3) for name, ms in served.stages_ms.items()}),
     }
 

@@ -17,11 +17,11 @@ from avrec_ray.errors import FeedbackError
 from avrec_ray.types import RankedItem
 from serve_apps.auth import Gate
 from serve_apps.event_schemas import MAX_EVENTS, metarank_event
-from serve_apps.flow import RequestFlow
 from serve_apps.foreign_events import UnsupportedEventError, keep_foreign, known_names, made_id, our_name, read_id
 from serve_apps.inbox import Inbox
 from serve_apps.problems import ProblemError, shown
 from serve_apps.schemas import Id, PathId, RejectionBody, whole
+from serve_apps.variants import Variants
 
 _UNSUPPORTED = {
     "item": "item events are not read: the catalogue comes with the bundle, new items through /v1/items",
@@ -96,7 +96,7 @@ class MetarankKept(BaseModel):
 
 
 def metarank_routes(
-    gate: Gate, flow: RequestFlow, inbox: Inbox, own_names: Mapping[str, str], errors: dict[int | str, Any]
+    gate: Gate, variants: Variants, inbox: Inbox, own_names: Mapping[str, str], errors: dict[int | str, Any]
 ) -> list[APIRouter]:
     """Routers that read and that write."""
     reads = APIRouter(tags=["metarank"], dependencies=[gate.depends("read")], responses=errors)
@@ -114,11 +114,8 @@ def metarank_routes(
         """The given items in the order that suits the user; an anonymous one is known by the session."""
         started = time.perf_counter()
         asked = list(dict.fromkeys(item.id for item in body.items))
-        await flow.know(asked)
-        known = [item_id for item_id in asked if flow.catalogue.idx(item_id) is not None]
         asker = body.user or body.session
-        served = await flow.rank(None if asker is None else flow.users.stored(asker), known, explain, None)
-        unknown = [item_id for item_id in asked if flow.catalogue.idx(item_id) is None]
+        served, unknown = await variants.rank(None if asker is None else variants.stored(asker), asked, explain, None)
         return MetarankRanking(took=_millis(started), items=_scores(served.items, unknown, explain))
 
     @writes.post("/feedback")

@@ -57,6 +57,7 @@ class GatewayMetrics:
             "avrec_store_failures", "Calls that the event store failed.", ["operation"], registry=registry
         )
         self._add_gauges(registry)
+        self._add_variants(registry)
         for outcome in ("accepted", "duplicate", "rejected"):
             self.events.labels(outcome)
         for outcome in ("kept", "dropped", "refused"):
@@ -64,6 +65,40 @@ class GatewayMetrics:
         for operation in ("read", "write", "impressions", "queue"):
             self.store_seconds.labels(operation)
             self.store_failures.labels(operation)
+
+    def _add_variants(self, registry: CollectorRegistry) -> None:
+        self.variant_lists = Counter(
+            "avrec_variant_lists", "Lists by what made them; shadow: shown to nobody.", ["variant", "outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self.variant_seconds = Histogram(
+            "avrec_variant_seconds",
+            "Time of lists by what made them.",
+            ["variant"],
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        self.agreement = Histogram(
+            "avrec_agreement", "Share of the first ten items that champion and candidate have in common, by request.",
+            registry=registry, buckets=tuple(n / 10 for n in range(11)),
+        )  # fmt: skip
+        self.taken_back = Counter("avrec_candidates_taken_back", "Candidates that were not well.", registry=registry)
+        self.lineup_revision = Gauge("avrec_lineup_revision", "Number of the served lineup.", registry=registry)
+        self.lineup_behind = Gauge(
+            "avrec_lineup_behind", "1 while a newer lineup is known that cannot be served yet.", registry=registry
+        )
+        self.candidate_info = Gauge(
+            "avrec_candidate_info", "1, for the candidate beside the served bundle.", ["model_version", "mode"],
+            registry=registry,
+        )  # fmt: skip
+        for variant in ("champion", "candidate"):
+            for outcome in ("answered", "failed"):
+                self.variant_lists.labels(variant, outcome)
+
+    def count_variant(self, variant: str, failed: bool, seconds: float) -> None:
+        """A list of one side; `failed`: its models did not answer, and something simpler was served."""
+        self.variant_lists.labels(variant, "failed" if failed else "answered").inc()
+        self.variant_seconds.labels(variant).observe(seconds)
 
     def _add_gauges(self, registry: CollectorRegistry) -> None:
         version = ["model_version"]
@@ -96,9 +131,15 @@ class GatewayMetrics:
             "avrec_new_items_oldest_seconds", "How long the oldest queued item has waited; 0: none is queued.", registry
         )
 
-    def serve(self, model_version: str, index_version: str, catalogue: Catalogue) -> None:
-        """Name what is served. Once for each gateway."""
+    def serve(
+        self, model_version: str, index_version: str, catalogue: Catalogue, candidate: tuple[str, str] | None = None
+    ) -> None:
+        """Name what is served; `candidate`: model_version and mode of one that is there beside it."""
+        self.bundle_info.clear()
         self.bundle_info.labels(model_version, index_version).set(1)
+        self.candidate_info.clear()
+        if candidate is not None:
+            self.candidate_info.labels(*candidate).set(1)
         self.catalogue_items.set_function(lambda: len(catalogue.index_of))
 
     def built(self, model_version: str, at_seconds: float) -> None:

@@ -24,8 +24,14 @@ class ModelsDeployment:
     """The calls of both deployments, and one that does both."""
 
     def __init__(
-        self, bundle: str, matcher: dict[str, Any], policy: dict[str, Any], follow: dict[str, Any] | None = None
+        self,
+        bundle: str,
+        matcher: dict[str, Any],
+        policy: dict[str, Any],
+        follow: dict[str, Any] | None = None,
+        *_beside: Any,
     ) -> None:
+        """`_beside` are never called: an application runs what its first deployment is given."""
         self._matching = MatcherDeployment(bundle, matcher, follow)
         self._ranking = RerankerDeployment(bundle, policy, follow)
         self.check_health()

@@ -1,4 +1,4 @@
-"""Queries and answers between gateway and models as bytes: msgpack of the dataclasses takes a tenth of pickling them."""
+"""Queries and answers between gateway and models as bytes: msgpack is faster than pickle, and read by types."""
 
 from collections.abc import Sequence
 

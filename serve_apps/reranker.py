@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from ray.serve.handle import DeploymentHandle
 
 from avrec_ray.dataclass_io import from_dict
 from avrec_ray.ranking.policy import PolicyConfig
@@ -19,7 +20,10 @@ from serve_apps.loopback import keep_replica_on_loopback
 class RerankerDeployment:
     """One replica holds one bundle, and follows what joins and leaves it; every answer says which bundle."""
 
-    def __init__(self, bundle: str, policy: dict[str, Any], follow: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, bundle: str, policy: dict[str, Any], follow: dict[str, Any] | None = None, *_beside: DeploymentHandle
+    ) -> None:
+        """`_beside` is never called: an application runs what its first deployment is given."""
         keep_replica_on_loopback()
         torch.set_num_threads(1)
         self._reranker = Reranker(bundle, from_dict(PolicyConfig, policy))

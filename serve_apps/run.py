@@ -14,7 +14,8 @@ from ray.serve.config import HTTPOptions
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import ConfigError, StageError
 from serve_apps.config import ServeConfig
-from serve_apps.gateway import build_app
+from serve_apps.gateway import build_app, rollout_store
+from serve_apps.models_app import models_app
 
 APP_NAME = "avrec"
 
@@ -35,10 +36,22 @@ def start(cfg: ServeConfig, ready_timeout_seconds: float = 120.0) -> str:
     most_seconds = cfg.limits.body_seconds + cfg.limits.request_seconds + 5
     options = HTTPOptions(host=cfg.host, port=cfg.port, request_timeout_s=most_seconds)
     serve.start(proxy_location="HeadOnly", http_options=options)
+    start_models(cfg)
     serve.run(app, name=APP_NAME, route_prefix="/")
     url = f"http://{_reachable(cfg.host)}:{cfg.port}"
     _wait_until_ready(url, ready_timeout_seconds)
     return url
+
+
+def start_models(cfg: ServeConfig) -> None:
+    """Begin to start the models of the lineup, which the conductor would do too, but later."""
+    store = rollout_store(cfg)
+    found = store.current()
+    store.close()
+    assert found is not None  # build_app has written one
+    champion = found.lineup.champion
+    target = serve.RunTarget(models_app(cfg, champion.bundle), name=champion.app, route_prefix=None)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
 def check_port_free(host: str, port: int) -> None:

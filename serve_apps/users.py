@@ -11,7 +11,6 @@ from avrec_ray.dataclass_io import to_dict
 from avrec_ray.errors import FeedbackError
 from avrec_ray.feedback.bundle_names import BundleNames, profile_data
 from avrec_ray.feedback.claiming import check_anonymous
-from avrec_ray.feedback.profile import Profiler
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.training.profiles import UserProfiles
 from avrec_ray.types import Event
@@ -20,7 +19,7 @@ from serve_apps.schemas import PathId
 from serve_apps.user_bodies import ClaimRequest, ClaimResponse, ProfileResponse, Receipt, UserData
 
 if TYPE_CHECKING:
-    from serve_apps.flow import RequestFlow
+    from serve_apps.variants import Variants
 
 LoadProfiles = Callable[[], UserProfiles | None]
 
@@ -65,20 +64,22 @@ class UserDoor:
         return {"user_id": user_id, **data, "profile": profile}
 
 
-def add_profile_routes(reads: APIRouter, writes: APIRouter, flow: "RequestFlow") -> None:
+def add_profile_routes(reads: APIRouter, writes: APIRouter, variants: "Variants") -> None:
     """What a user's history says in words; and visitors who become users."""
-    profiler = Profiler(flow.catalogue)
-    door = flow.users
 
     def told(user_id: str) -> dict[str, Any]:
-        _, history = door.read(door.stored(user_id), flow.history_length)
-        return to_dict(profiler.profile(history))
+        flow = variants.champion
+        _, history = flow.users.read(flow.users.stored(user_id), flow.history_length)
+        return {"model_version": flow.model_version, **to_dict(flow.profiler.profile(history))}
+
+    def claimed(anonymous_id: str, user_id: str) -> int:
+        return variants.champion.users.claim(anonymous_id, user_id)
 
     @reads.get("/v1/users/{user_id:path}/profile")
     async def user_profile(user_id: PathId) -> ProfileResponse:
         """Interests of late and for long, by tag, category and creator, and the newest items."""
         profile = await _from_store(told, user_id)
-        return ProfileResponse(user_id=user_id, model_version=flow.model_version, **profile)
+        return ProfileResponse(user_id=user_id, **profile)
 
     @writes.post("/v1/users/{user_id:path}/claim")
     async def claim_visitor(user_id: PathId, body: ClaimRequest) -> ClaimResponse:
@@ -87,21 +88,21 @@ def add_profile_routes(reads: APIRouter, writes: APIRouter, flow: "RequestFlow")
             check_anonymous(body.anonymous_id, user_id)
         except FeedbackError as error:
             raise ProblemError(422, str(error)) from error
-        return ClaimResponse(events=await _from_store(door.claim, body.anonymous_id, user_id))
+        return ClaimResponse(events=await _from_store(claimed, body.anonymous_id, user_id))
 
 
-def add_user_routes(router: APIRouter, door: UserDoor) -> None:
+def add_user_routes(router: APIRouter, variants: "Variants") -> None:
     """What a user may ask for: a copy of what is kept, and to be forgotten."""
 
     @router.get("/v1/users/{user_id:path}/data")
     async def user_data(user_id: PathId) -> UserData:
         """Events, impressions and profile of one user."""
-        return UserData(**await _from_store(door.data, user_id))
+        return UserData(**await _from_store(variants.champion.users.data, user_id))
 
     @router.delete("/v1/users/{user_id:path}")
     async def erase_user(user_id: PathId) -> Receipt:
         """Forget a user: unknown to every replica from the next read on. Sending it again is safe."""
-        receipt = await _from_store(lambda: door.store.erase(door.stored(user_id)))
+        receipt = await _from_store(lambda: variants.store.erase(variants.stored(user_id)))
         return Receipt(**to_dict(receipt))
 
 

@@ -12,7 +12,7 @@ HYDRA = {"hydra", "omegaconf"}
 ORDER = [
     {"types", "item_vectors", "errors", "dataclass_io", "cluster_config", "durable"},
     {"media", "datasets", "towers"},
-    {"training", "retrieval", "ranking", "feedback", "evaluation", "bundle", "new_items"},
+    {"training", "retrieval", "ranking", "feedback", "evaluation", "bundle", "new_items", "rollout"},
     {"config"},
     {"pipelines"},
 ]

@@ -16,6 +16,7 @@ HISTORY_COLUMNS = (
 )  # fmt: skip
 """In the order of Event's fields."""
 _USERS_PER_QUERY = 500
+_EVENTS_PER_USER = 50
 
 
 class Histories:
@@ -45,6 +46,13 @@ class Histories:
         for start in range(0, len(users), _USERS_PER_QUERY):
             self._read_some(users[start : start + _USERS_PER_QUERY], limit, found)
         return {name: tuple(history[-limit:] if limit else ()) for name, history in found.items()}
+
+    def recent_users(self, limit: int) -> list[str]:
+        """See EventStore.recent_users."""
+        newest = sa.select(events.c.user_id).where(ACTED).order_by(events.c.seq.desc()).limit(_EVENTS_PER_USER * limit)
+        with self._engine.connect() as connection:
+            found = connection.execute(newest).scalars().all()
+        return list(dict.fromkeys(found))[:limit]
 
     def _read_some(self, users: list[str], limit: int, found: dict[str, list[Event]]) -> None:
         with self._engine.connect() as connection:

@@ -92,6 +92,10 @@ class EventStore:
         """`history` of many users; a user without events has an empty one."""
         return self._histories.read_many(user_ids, limit)
 
+    def recent_users(self, limit: int) -> list[str]:
+        """At most `limit` users of the newest events, newest first; fewer where few were busy of late."""
+        return self._histories.recent_users(limit)
+
     def import_interactions(self, table: pa.Table) -> int:
         """Load an interactions table of ids or of stored names; returns how many events were new.
 

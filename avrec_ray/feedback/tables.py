@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Number of the newest revision, kept in `store_info` too: what came before migrations looks there."""
 
 metadata = sa.MetaData()
@@ -139,3 +139,32 @@ item_changes = sa.Table(
 )
 
 sa.Index("item_changes_item", item_changes.c.item_id, item_changes.c.seq)
+
+lineups = sa.Table(
+    "lineups",
+    metadata,
+    sa.Column("seq", _BIG_KEY, primary_key=True, autoincrement=True),
+    # One more than the one it follows: of two writers that saw the same lineup one is refused.
+    sa.Column("revision", sa.BigInteger, nullable=False, unique=True),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    sa.Column("seq", _BIG_KEY, primary_key=True, autoincrement=True),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("bundle", sa.Text, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("share", sa.Double, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("changed_us", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+sa.Index("rollouts_open", rollouts.c.state, rollouts.c.seq)

@@ -105,8 +105,8 @@ class HistoryScorer:
         looked at.
         """
         if not self.model.heads.weight.any():
-            nothing = interests.mask.new_zeros(*interests.mask.shape, mask_KM.shape[1], dtype=torch.float32)
-            return self.model.heads.bias + self.model.context(context_BKC), nothing[:, None].expand(-1, len(mask_KM), -1, -1)
+            nothing = torch.zeros(len(context_BKC), *mask_KM.shape[:1], interests.mask.shape[1], mask_KM.shape[1])
+            return self.model.heads.bias + self.model.context(context_BKC), nothing
         moments = self.model.moment_terms(moments_KMD, mask_KM)
         logits, attention = [], []
         for row, count in enumerate(interests.mask.sum(1).tolist()):

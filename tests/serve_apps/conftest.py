@@ -30,10 +30,10 @@ from serve_apps.answers import MatchAnswer, Models, RankAnswer, SearchAnswer
 from serve_apps.api import create_api
 from serve_apps.auth import Admit, Gate
 from serve_apps.flow import RequestFlow
-from serve_apps.following import OnLoop
+from serve_apps.following import Following, OnLoop
 from serve_apps.item_inbox import ItemInbox
 from serve_apps.keys import KeyRing
-from serve_apps.new_items import NewItems
+from serve_apps.variants import Variants
 
 VERSION = "v-test"
 NUM_ITEMS = 40
@@ -158,25 +158,26 @@ def client(make_client: Callable[..., httpx.Client], flow: RequestFlow, tmp_path
     return make_client(new_items=queue_of(flow, tmp_path))
 
 
-def queue_of(flow: RequestFlow, folder: Path) -> NewItems:
+def queue_of(flow: RequestFlow, folder: Path) -> ItemInbox:
     """New items are queued; nobody works on them, and none joins the catalogue."""
     store = NewItemStore(str(flow.store._engine.url.render_as_string(hide_password=False)))
     metadata = SimpleNamespace(towers_version="v-towers", new_items_watermark=0)
     on_loop = OnLoop(lambda _changes: None)
     follower = Follower(store, metadata, frozenset(flow.catalogue.item_ids), on_loop)
-    return NewItems(ItemInbox(store, NewItemsConfig(), folder / "uploads", flow), follower, on_loop)
+    flow.following = Following(follower, on_loop)
+    return ItemInbox(store, NewItemsConfig(), folder / "uploads", Variants(flow))
 
 
 @contextlib.contextmanager
 def client_of(
-    flow: RequestFlow,
+    flow: RequestFlow | Variants,
     keys: KeyRing | None = None,
     max_body_bytes: int = 100_000,
     max_events: int = 500,
     admit: Admit | None = None,
     limits: LimitsConfig | None = None,
     event_names: Mapping[str, str] | None = None,
-    new_items: NewItems | None = None,
+    new_items: ItemInbox | None = None,
     access_log: AccessLog | None = None,
 ) -> Iterator[httpx.Client]:
     feedback = FeedbackConfig(max_events_per_request=max_events)

@@ -28,7 +28,7 @@ def stream() -> io.StringIO:
 
 @pytest.fixture
 def logged(make_client: Callable[..., httpx.Client], stream: io.StringIO) -> httpx.Client:
-    return make_client(access_log=AccessLog(VERSION, stream))
+    return make_client(access_log=AccessLog(lambda: VERSION, stream))
 
 
 def lines(stream: io.StringIO, count: int) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def test_requests_side_by_side_do_not_share_lines(
 def test_nothing_of_users_items_and_texts_gets_in(
     make_client: Callable[..., httpx.Client], stream: io.StringIO
 ) -> None:
-    client = make_client(keys=ring_of_scopes(), access_log=AccessLog(VERSION, stream))
+    client = make_client(keys=ring_of_scopes(), access_log=AccessLog(lambda: VERSION, stream))
     client.headers["X-API-Key"] = SECRETS["admin"]
     client.headers["User-Agent"] = MARK
     event = feedback_event(f"e-{MARK}", f"i-{MARK}", user_id=f"u-{MARK}")
@@ -104,19 +104,19 @@ def test_nothing_of_users_items_and_texts_gets_in(
 def test_a_stream_that_is_gone_harms_no_answer(
     make_client: Callable[..., httpx.Client], stream: io.StringIO, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = make_client(access_log=AccessLog(VERSION, stream))
+    client = make_client(access_log=AccessLog(lambda: VERSION, stream))
     stream.close()
     assert client.get("/health/live").status_code == 200
     assert client.get("/health/live").status_code == 200
 
 
 def test_notes_outside_of_a_request_go_nowhere() -> None:
-    note_list({"total": 1.0}, ["deadline"])
+    note_list({"total": 1.0}, ["deadline"], VERSION)
     assert RequestNotes() == RequestNotes({}, [])
 
 
 def test_time_is_utc_and_an_unknown_method_is_not_repeated(stream: io.StringIO) -> None:
-    AccessLog(VERSION, stream).write(MARK, "none", 0, 0.0, "-", RequestNotes())
+    AccessLog(lambda: VERSION, stream).write(MARK, "none", 0, 0.0, "-", RequestNotes())
     (line,) = lines(stream, 1)
     assert line["method"] == "other"
     assert line["at"].endswith("+00:00")

@@ -21,7 +21,8 @@ from serve_apps.api import create_api
 from serve_apps.auth import Gate
 from serve_apps.config import ServeConfig
 from serve_apps.flow import RequestFlow
-from serve_apps.new_items import new_items_of
+from serve_apps.new_items import follow_changes, inbox_of, new_item_store
+from serve_apps.variants import Variants
 from tests.media.render import tone, write_media
 from tests.serve_apps.conftest import CategoryModels, served, small_catalogue
 from tests.serve_apps.test_auth import ring_of_scopes
@@ -70,7 +71,10 @@ def make_gateway(bundle: Path, tmp_path: Path, clip: Path) -> Iterator[Callable[
             url = cfg.feedback.store_url(cfg.storage_path)
             models = CategoryModels(catalogue, matcher_version="v-tiny", reranker_version="v-tiny")
             flow = RequestFlow(models.as_models(), EventStore(url), catalogue, "v-tiny", "v-towers", 50, 5000)
-            api = create_api(flow, FeedbackConfig(), None, 20_000, new_items=new_items_of(cfg, flow, metadata))
+            queue = new_item_store(cfg)
+            follow_changes(cfg, flow, metadata, queue)
+            variants = Variants(flow)
+            api = create_api(variants, FeedbackConfig(), None, 20_000, new_items=inbox_of(cfg, variants, queue))
             client = httpx.Client(base_url=stack.enter_context(served(api)), timeout=60)
             stack.enter_context(client)
             uploads = cfg.new_items.uploads(cfg.storage_path)
@@ -246,9 +250,9 @@ def test_items_need_a_key_where_there_are_keys(bundle: Path, tmp_path: Path) -> 
     cfg = ServeConfig(bundle=str(bundle), storage_path=str(tmp_path))
     url = cfg.feedback.store_url(cfg.storage_path)
     flow = RequestFlow(CategoryModels(catalogue).as_models(), EventStore(url), catalogue, "v", "v", 50, 500)
-    api = create_api(
-        flow, FeedbackConfig(), Gate(ring_of_scopes()), 1000, new_items=new_items_of(cfg, flow, load_metadata(bundle))
-    )
+    variants = Variants(flow)
+    inbox = inbox_of(cfg, variants, new_item_store(cfg))
+    api = create_api(variants, FeedbackConfig(), Gate(ring_of_scopes()), 1000, new_items=inbox)
     with served(api) as address:
         for method, path in (("POST", "/v1/items"), ("GET", "/v1/items/i1/status"), ("DELETE", "/v1/items/i1")):
             assert httpx.request(method, address + path).status_code == 401
