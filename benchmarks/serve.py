@@ -3,10 +3,10 @@
 Run: PYTHONPATH=. python -m benchmarks.serve STORAGE [--modes process,defaults,production] [--seconds 8]
 
 STORAGE is that of a finished loop: its newest bundle, its users, and a copy of its event store for each variant. One
-variant after the other, each in a process of its own: `process` is FastAPI and uvicorn around the same matcher, reranker,
-flow and store; `defaults` is the three deployments with Ray Serve's own options and environment; `laptop` and
-`production` are the presets that are shipped. Each is asked by 1, 8 and 32 clients in turn, then at a fixed rate of half
-of what it bore, then on Gorse's route, then at three times what it bore.
+variant after the other, each in a process of its own: `process` is FastAPI and uvicorn around the same matcher,
+reranker, flow and store; `defaults` is the three deployments with Ray Serve's own options and environment; `laptop` and
+`production` are the presets that are shipped. Each is asked by 1, 8 and 32 clients in turn, then at a fixed rate of
+half of what it bore, then on Gorse's route, then at three times what it bore.
 
 CPU is that of the variant's whole tree of processes, Ray's daemons with it, less what they take while nobody asks; the
 generator is not in it, but shares the machine. `--set` and `--env` change a variant, for steps of tuning.
@@ -191,9 +191,8 @@ def compare(results: dict[str, dict[str, Measured]]) -> None:
             print(f"{mode:12}{leg:12}{cpu:16.2f}{rate:20.2f}")
         if "overload" in found:
             peak = max(found[f"c={c}"].outcome.good_per_second for c in CLIENTS)
-            print(
-                f"{mode:12}goodput at {OVERLOAD:g} times the peak: {found['overload'].outcome.good_per_second / peak:.2f} of it"
-            )
+            share = found["overload"].outcome.good_per_second / peak
+            print(f"{mode:12}goodput at {OVERLOAD:g} times the peak: {share:.2f} of it")
 
 
 def main() -> None:
