@@ -125,7 +125,7 @@ class AttentionReranker(nn.Module):
     def score_history(
         self, u_ID: Tensor, event_I: Tensor, watch_ratio_I: Tensor, moments: MomentTerms, context_KC: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Logits [K, T] and attention [K, I, M] of one history without padding: `forward` up to rounding, twice as fast.
+        """Logits [K, T] and attention [K, I, M] of one history without padding: `forward` up to rounding, and faster.
 
         Four passes over the pairs instead of nine, in one piece of memory; distances by the matrix form, in float64,
         where it loses no digit that float32 has.

@@ -99,10 +99,8 @@ def test_packed_is_what_was_packed() -> None:
     why = RankedItem(
         "a", 1, -0.5, (Because("b", 0.5, "video", 0.0, 4.0),), ("t",), Counterfactual("b", 3), "s", 0.25, {"like": 0.5}
     )
-    answers = [
-        FusedAnswer("v", {"popular": 2}, [why], [], 1.0, 2.0),
-        FusedAnswer("v", {}, None, [Candidate("a", 1, "x")], 0, 0),
-    ]
+    unranked = FusedAnswer("v", {}, None, [Candidate("a", 1.0, "x")], 0.0, 0.0)
+    answers = [FusedAnswer("v", {"popular": 2}, [why], [], 1.0, 2.0), unranked]
     assert unpack_answers(pack_answers(answers)) == answers
     assert unpack_queries(pack_queries(QUERIES)) == QUERIES
 
