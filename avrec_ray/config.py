@@ -108,6 +108,8 @@ class ServeSettings:
     max_reranker_replicas: int = 2
     deadline_ms: int = 2000
     """Longest a request may take before it is answered from what is at hand."""
+    max_fallback_items: int = 500_000
+    """Of a larger catalogue gateways hold no vectors, and lists without a model are popular ones."""
     access_log: bool = False
     """One JSON line a request on the gateway's standard output, without ids or texts of clients (docs/operations.md).
     Off by default: Ray rotates that file only with RAY_ROTATION_MAX_BYTES, and a full disk ends the service."""

@@ -45,6 +45,8 @@ class ServeConfig:
     """Longest a request may take before it is answered from what is at hand; a client can only ask for less."""
     max_body_bytes: int = 1_048_576
     """Larger requests get 413."""
+    max_fallback_items: int = 500_000
+    """Of a larger catalogue gateways hold no vectors, and lists without a model are popular ones."""
     access_log: bool = False
     """One JSON line a request on standard output, see access_log.py."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
@@ -83,6 +85,7 @@ def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
         max_matcher_replicas=job.serve.max_matcher_replicas,
         max_reranker_replicas=job.serve.max_reranker_replicas,
         deadline_ms=job.serve.deadline_ms,
+        max_fallback_items=job.serve.max_fallback_items,
         access_log=job.serve.access_log,
         limits=job.serve.limits,
         event_names=job.serve.event_names,

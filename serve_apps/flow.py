@@ -1,8 +1,9 @@
 """One request, from the user's history to the list; and what is answered when a part is missing.
 
-The ladder: personal ranking; the matcher's order when the reranker fails; popular items when the matcher fails, time
-runs out, or the models disagree on the bundle. Filters, seen items and blocks of rules are respected on every rung, and
-`degraded` says what was missing.
+The ladder: personal ranking; the matcher's order when the reranker fails; when the matcher fails, time runs out, or the
+models disagree on the bundle, what fallback.py gives: by the vector of the last list, by the mean of the history,
+popular items of the user's segment, popular items. Filters, seen items and blocks of rules are respected on every rung,
+and `degraded` says what was missing and which rung it was.
 """
 
 import asyncio
@@ -25,9 +26,10 @@ from avrec_ray.retrieval.lexical import LexicalIndex
 from avrec_ray.types import Candidate, Event, Query, RankedItem
 from serve_apps.access_log import note_list
 from serve_apps.answers import FusedAnswer, Models, RankAnswer
+from serve_apps.breaker import Breaker
+from serve_apps.fallback import Fallback, Vectors
 from serve_apps.following import Following
 from serve_apps.metrics import GatewayMetrics
-from serve_apps.popular import PopularItems
 from serve_apps.request_ids import current_request_id
 from serve_apps.served import Served, in_given_order, with_session
 from serve_apps.users import LoadProfiles, UserDoor
@@ -38,6 +40,9 @@ T = TypeVar("T")
 
 UNAVAILABLE = {"profile": "profile_unavailable", "match": "matcher_unavailable", "rerank": "reranker_unavailable"}
 """What `degraded` says when a stage fails."""
+_BUDGETS = {"profile": 0.5, "match": 0.7, "rerank": 0.9}
+"""Share of the time that is left which a stage may take: the rest is for what comes after it, or instead of it."""
+_FAIR_SHARE = 0.25
 _READ_THREADS = 8
 
 
@@ -58,11 +63,12 @@ class RequestFlow:
         rules: RuleEffects | None = None,
         load_profiles: LoadProfiles = lambda: None,
         readers: ThreadPoolExecutor | None = None,
+        vectors: Vectors | None = None,
     ) -> None:
         """`known_users`: those of whom the models know something without a history; `rules`: for what they block.
 
         `load_profiles` reads what that is, for a user who asks. Flows over one store may share `readers`, threads of
-        their own: reads that hang on a database must not use up those that store feedback.
+        their own: reads that hang on a database must not use up those that store feedback. `vectors`: see `Fallback`.
         """
         self.models = models
         self.store = store
@@ -70,7 +76,8 @@ class RequestFlow:
         self.model_version = model_version
         self.index_version = index_version
         self.metrics = metrics or GatewayMetrics()
-        self._popular = PopularItems(catalogue)
+        self.fallback = Fallback(catalogue, vectors)
+        self.breakers = {stage: Breaker() for stage in UNAVAILABLE}
         self.users = UserDoor(store, known_users, load_profiles)
         self.rules = rules or RuleEffects((), catalogue)
         self.history_length = history_length
@@ -105,10 +112,10 @@ class RequestFlow:
         query = Query(user_id=name, history=history, k=len(item_ids), explain=explain)
         scored = await self._stage(served, "match", lambda: self.models.score(query, item_ids))
         if scored is None or not self._same_model(served, scored.model_version):
-            served.items = self._popular.rank(item_ids)
+            served.items = self.fallback.rank(item_ids)
             return await self._finish(served)
         ranked = await self._rerank(served, query, scored.candidates)
-        served.items = self._popular.rank(item_ids) if ranked is None else ranked
+        served.items = self.fallback.rank(item_ids) if ranked is None else ranked
         return await self._finish(served)
 
     async def similar(self, row: int, k: int) -> Served:
@@ -117,7 +124,7 @@ class RequestFlow:
         item_id = self.catalogue.item_ids[row]
         found = await self._stage(served, "match", lambda: self.models.similar(item_id, k))
         if found is None or not self._same_model(served, found.model_version):
-            served.items = self._popular.similar(row, k)
+            served.items = self.fallback.similar(row, k)
         else:
             served.items = in_given_order(found.candidates, k)
         return await self._finish(served)
@@ -210,13 +217,22 @@ class RequestFlow:
             return await self._at_once(served, query, self.models.recommend)
         matched = await self._stage(served, "match", lambda: self.models.match(query))
         if matched is None or not self._same_model(served, matched.model_version):
-            return self._popular.recommend(query)
+            return self._without_models(served, query)
         if served.is_shown:
             self.metrics.count_candidates(matched.candidates)
         ranked = await self._rerank(served, query, matched.candidates)
         if ranked is not None and served.is_shown and not served.degraded:
             self.metrics.observe_scores(self.model_version, ranked)
-        return self._popular.recommend(query) if ranked is None else ranked
+        if ranked is not None and not served.degraded:
+            self.fallback.remember(query.user_id, ranked)
+        return self._without_models(served, query) if ranked is None else ranked
+
+    def _without_models(self, served: Served, query: Query) -> list[RankedItem]:
+        """The best list that this process can give alone; `degraded` says which, unless it is plain popularity."""
+        rung, items = self.fallback.recommend(query)
+        if rung != "popular":
+            served.lack(rung)
+        return items
 
     async def _at_once(
         self, served: Served, query: Query, recommend: Callable[[Query], Awaitable[FusedAnswer]]
@@ -224,15 +240,18 @@ class RequestFlow:
         """Both stages by one call; the time that it took beside reranking is told as that of matching."""
         told = await self._stage(served, "match", lambda: recommend(query))
         if told is None or not self._same_model(served, told.model_version):
-            return self._popular.recommend(query)
+            return self._without_models(served, query)
         served.stages_ms["rerank"] = told.rerank_ms
         served.stages_ms["match"] = max(0.0, served.stages_ms["match"] - told.rerank_ms)
-        self.metrics.count_sources(told.sources)
+        if served.is_shown:
+            self.metrics.count_sources(told.sources)
         if told.items is None:
             served.lack(UNAVAILABLE["rerank"])
             return in_given_order(told.candidates, query.k)
-        if not served.degraded:
+        if served.is_shown and not served.degraded:
             self.metrics.observe_scores(self.model_version, told.items)
+        if not served.degraded:
+            self.fallback.remember(query.user_id, told.items)
         return told.items
 
     async def _rerank(self, served: Served, query: Query, candidates: Sequence[Candidate]) -> list[RankedItem] | None:
@@ -250,15 +269,25 @@ class RequestFlow:
 
     async def _stage(self, served: Served, name: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """Run one stage in the time that is left; None, and a reason in `degraded`, if it fails."""
+        breaker = self.breakers[name]
+        if not breaker.lets_through():
+            served.lack(UNAVAILABLE[name])
+            return None
         started = time.perf_counter()
-        left = served.seconds_left()
+        seconds = served.seconds_left() * _BUDGETS[name]
         try:
-            if left <= 0:
+            if seconds <= 0:
                 raise TimeoutError
-            return await asyncio.wait_for(call(), left)
+            found = await asyncio.wait_for(call(), seconds)
+            breaker.note(failed=False)
+            return found
         except TimeoutError:
+            # A client that is in a hurry says nothing against the part.
+            if seconds >= self._deadline_ms / 1000 * _FAIR_SHARE:
+                breaker.note(failed=True)
             served.lack(UNAVAILABLE[name], "deadline")
         except Exception:  # whatever it is, the client still gets a list
+            breaker.note(failed=True)
             logger.warning("request %s: stage %s failed", current_request_id(), name, exc_info=True)
             served.lack(UNAVAILABLE[name])
         finally:

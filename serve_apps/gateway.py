@@ -6,8 +6,11 @@ asks is in the lineup, see lineup_watch.py; the models of each bundle are an app
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import BackpressureConfig
@@ -22,12 +25,14 @@ from avrec_ray.ranking.rule_effects import RuleEffects
 from avrec_ray.ranking.rules import load_rules
 from avrec_ray.rollout.lineup import Arm, Lineup
 from avrec_ray.rollout.store import LineupConflictError, Numbered, RolloutStore
+from avrec_ray.towers.vector_tables import vectors_of
 from avrec_ray.training.profiles import UserProfiles
 from serve_apps.access_log import AccessLog
 from serve_apps.api import create_api
 from serve_apps.auth import Gate, check_host
 from serve_apps.conducting import ConductorDeployment
 from serve_apps.config import ServeConfig
+from serve_apps.fallback import Vectors
 from serve_apps.flow import RequestFlow, history_readers
 from serve_apps.keys import KeyRing, from_plain, keys_of_service
 from serve_apps.lineup_watch import LineupWatch
@@ -124,6 +129,7 @@ class FlowOpener:
             load_profiles=lambda: load_bundle_profiles(bundle),
             rules=RuleEffects(load_rules(cfg.policy.rules) if cfg.policy.rules else (), catalogue),
             readers=self._readers,
+            vectors=fallback_vectors(bundle, cfg.max_fallback_items),
         )
         follow_changes(cfg, flow, metadata, self._new_items)
         return flow
@@ -134,6 +140,15 @@ def known_users(profiles: UserProfiles | None) -> frozenset[str]:
     if profiles is None:
         return frozenset()
     return frozenset(u for u, telling in zip(profiles.user_ids, profiles.telling, strict=True) if telling)
+
+
+def fallback_vectors(bundle: str, most_items: int) -> Vectors | None:
+    """Vectors of a bundle's items, half precise, for lists without a model; None where there are too many to hold."""
+    metadata = load_metadata(bundle)
+    path = Path(bundle) / "embeddings.parquet"
+    if pq.read_metadata(path).num_rows > most_items:
+        return None
+    return vectors_of(pq.read_table(path), "embedding", metadata.towers.embedding_dim).astype(np.float16)
 
 
 def build_app(args: Mapping[str, Any]) -> serve.Application:

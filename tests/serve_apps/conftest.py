@@ -143,7 +143,7 @@ def store(tmp_path: Path) -> Iterator[EventStore]:
 
 @pytest.fixture
 def flow(catalogue: Catalogue, models: CategoryModels, store: EventStore) -> RequestFlow:
-    return RequestFlow(models.as_models(), store, catalogue, VERSION, "v-index", history_length=50, deadline_ms=1500)
+    return RequestFlow(models.as_models(), store, catalogue, VERSION, "v-index", history_length=50, deadline_ms=3000)
 
 
 @pytest.fixture
