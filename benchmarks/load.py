@@ -30,6 +30,10 @@ class Outcome:
     """Answers that say `"degraded":[]`, of those whose shape says it at all."""
     num_told_to_wait: int = 0
     """429 with Retry-After."""
+    num_late: int = 0
+    """Answers with status 200 after the end of the arrivals: what was queued then is no rate."""
+    ends_seconds: float = float("inf")
+    """When that is, of the monotonic clock."""
 
     @property
     def num_good(self) -> int:
@@ -37,7 +41,7 @@ class Outcome:
 
     @property
     def good_per_second(self) -> float:
-        return self.num_good / self.seconds
+        return (self.num_good - self.num_late) / self.seconds
 
     def quantile_ms(self, share: float) -> float:
         return float(np.quantile(self.latencies_seconds, share)) * 1e3 if self.latencies_seconds else float("nan")
@@ -47,6 +51,7 @@ class Outcome:
         if status == 200:
             self.latencies_seconds.append(latency_seconds)
             self.num_whole += b'"degraded":[]' in body
+            self.num_late += time.perf_counter() > self.ends_seconds
         elif status == 429:
             self.num_told_to_wait += b"retry-after:" in head.lower()
 
@@ -153,9 +158,9 @@ async def closed_loop(port: int, requests: Sequence[bytes], clients: int, second
 
 
 async def open_loop(port: int, requests: Sequence[bytes], per_second: float, seconds: float) -> Outcome:
-    """Requests at a fixed rate. `Outcome.seconds` is the time of arrivals, answers that come later count as well."""
-    outcome, pool = Outcome(seconds=seconds), Pool(port)
+    """Requests at a fixed rate for `seconds`; answers that come later have their latency, and are late."""
     began = time.perf_counter()
+    outcome, pool = Outcome(seconds=seconds, ends_seconds=began + seconds), Pool(port)
     running: set[asyncio.Task[None]] = set()
     for number in range(int(per_second * seconds)):
         due = began + number / per_second

@@ -50,7 +50,8 @@ class Measured:
     outcome: Outcome
     cpu_ms: float
     """Of each answer, whatever its status."""
-    peak_mb: float = 0.0
+    grown_mb: float = 0.0
+    """How much more memory the server's processes hold after it than before."""
 
 
 class Server:
@@ -142,7 +143,7 @@ def requests_of(storage: Path, gorse: bool) -> list[bytes]:
 
 
 def measure(server: Server, storage: Path, seconds: float, legs: Sequence[str]) -> dict[str, Measured]:
-    """Each leg by its name; "overload" also says how much memory the variant had at most."""
+    """Each leg by its name; "overload" also says what memory it left behind."""
     asked, port = requests_of(storage, gorse=False), server.port
     asyncio.run(closed_loop(port, asked, 4, min(4.0, seconds)))  # pages, kernels and connections
     server.rest(min(5.0, seconds))
@@ -156,7 +157,7 @@ def measure(server: Server, storage: Path, seconds: float, legs: Sequence[str]) 
     if "overload" in legs:
         before = server.memory_mb()
         found["overload"] = server.under(lambda: open_loop(port, asked, OVERLOAD * peak, 2 * seconds))
-        found["overload"].peak_mb = server.memory_mb() - before
+        found["overload"].grown_mb = server.memory_mb() - before
     return found
 
 
@@ -169,8 +170,8 @@ def report(mode: str, idle: float, found: dict[str, Measured]) -> None:
         other = ", ".join(f"{n} x {status}" for status, n in sorted(told.statuses.items()) if status != 200)
         if told.statuses.get(429):
             other += f" ({told.num_told_to_wait} with Retry-After)"
-        if measured.peak_mb:
-            other += f"; memory {measured.peak_mb:+.0f} MB"
+        if measured.grown_mb:
+            other += f"; memory {measured.grown_mb:+.0f} MB"
         whole = "" if leg.startswith("gorse") else f"{told.num_whole / max(1, told.num_good):8.2f}"
         print(
             f"{leg:12}{told.good_per_second:9.1f}{told.quantile_ms(0.5):9.1f}{told.quantile_ms(0.99):9.1f}"
