@@ -40,7 +40,10 @@ CLIENTS, EVENTS_A_REQUEST, GIVE_UP = 4, 5, 0.1
 STORE_BYTES = 100_000_000
 RECOVERY_SECONDS = 120.0
 NODE = {"num_cpus": 3, "object_store_memory": STORE_BYTES}
-TITLES = {"gateway": "gateway", "controller": "ServeController", "proxy": "ProxyActor"}
+TITLES = {
+    "gateway": "gateway", "matcher": "matcher", "reranker": "reranker", "controller": "ServeController",
+    "proxy": "ProxyActor",
+}  # fmt: skip
 
 
 @dataclass
@@ -104,7 +107,10 @@ class Killer:
 
     def kill(self) -> str:
         """One kill; returns what was killed."""
-        kind = self._rng.choice(self._kinds)
+        return self.kill_one(self._rng.choice(self._kinds))
+
+    def kill_one(self, kind: str) -> str:
+        """As `kill`, of one kind."""
         if kind == "node":
             node = self._workers.pop(self._rng.randrange(len(self._workers)))
             self._cluster.remove_node(node, allow_graceful=False)

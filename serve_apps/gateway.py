@@ -4,6 +4,7 @@ The gateway loads catalogues and the event store, never a model: with all models
 asks is in the lineup, see lineup_watch.py; the models of each bundle are an application of their own, models_app.py.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,8 @@ from serve_apps.variants import Variants
 
 logger = logging.getLogger(__name__)
 
+_WARM_SECONDS = 5.0
+
 
 class GatewayDeployment:
     """The FastAPI application over the bundles of the lineup."""
@@ -65,7 +68,8 @@ class GatewayDeployment:
         flows = FlowOpener(cfg, metrics, new_items)
         first, flow = flows.first(rollouts.current())
         # One revision behind: if there is a candidate, the watch takes it up with the rest of the lineup.
-        variants = Variants(flow, first.revision - 1, first.lineup, cfg.rollout)
+        self._is_warm = False
+        self._variants = variants = Variants(flow, first.revision - 1, first.lineup, cfg.rollout)
         self._watch = LineupWatch(rollouts, variants, flows)
         admit = RateLimiter(cfg.limits, shared_take(str(cfg.port))).admit if ring.closed else None
         # Ray Serve's proxy puts the id of a request into the answer, the client's or one that it made.
@@ -83,6 +87,20 @@ class GatewayDeployment:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._api
+
+    async def check_health(self) -> None:
+        """Serve calls this before the first request, and then now and again; a gateway is well without models, too.
+
+        The first call through a handle takes long; a client's request should not be the one.
+        """
+        if self._is_warm:
+            return
+        self._is_warm = True
+        try:
+            async with asyncio.timeout(_WARM_SECONDS):
+                await self._variants.champion.models.versions()
+        except Exception:  # lists come without models meanwhile
+            logger.warning("models do not answer yet", exc_info=True)
 
 
 class FlowOpener:

@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from avrec_ray.bundle import load_metadata
 from avrec_ray.config import JobConfig
 from avrec_ray.errors import ConfigError, StageError
+from avrec_ray.feedback.store import EventStore
 from avrec_ray.pipelines.load_events import events_url
 from avrec_ray.pipelines.stage import Loop
+from avrec_ray.rollout.outcome import outcome_of
 from avrec_ray.rollout.store import ACTIONS, BRINGS_BUNDLE, Rollout, RolloutStore
 
 STATUS = "status"
@@ -29,6 +32,7 @@ def run(loop: Loop, job: JobConfig, say: Callable[[str], None] = print) -> None:
     try:
         if job.action == STATUS:
             tell_status(store, say)
+            _tell_outcome(store, events_url(loop, job), job, say)
             return
         bundle = _reference(loop, job)
         seq = store.ask(job.action, bundle, job.share, job.seconds)
@@ -52,6 +56,27 @@ def tell_status(store: RolloutStore, say: Callable[[str], None]) -> None:
         say(f"rollout {rollout.seq}: {rollout.action}, {rollout.state}: {rollout.detail}")
     for revision, model_version, reason in store.reasons(5):
         say(f"{revision:>6}  {model_version}  {reason}")
+
+
+def _tell_outcome(store: RolloutStore, url: str, job: JobConfig, say: Callable[[str], None]) -> None:
+    """How users answered champion and candidate since the candidate came."""
+    found = store.current()
+    assert found is not None
+    running = [rollout for rollout in store.open_rollouts() if rollout.state == "running"]
+    if found.lineup.candidate is None or not running:
+        return
+    since = running[0].changed_at_seconds
+    versions = found.lineup.champion.model_version, found.lineup.candidate.model_version
+    events = EventStore(url, job.feedback.busy_timeout_seconds)
+    try:
+        impressions, _ = events.export_impressions()
+        joined, _ = events.export_joined()
+    finally:
+        events.close()
+    say(
+        f"since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M:%S} UTC: "
+        + str(outcome_of(impressions, joined, versions, since))
+    )
 
 
 def _reference(loop: Loop, job: JobConfig) -> str:
