@@ -31,6 +31,22 @@ class SearchAnswer:
 
 
 @dataclass(frozen=True)
+class FusedAnswer:
+    """A ranking made by one call, and what the gateway tells of it."""
+
+    model_version: str
+    sources: dict[str, int]
+    """How many candidates each source named."""
+    items: list[RankedItem] | None
+    """Rank 1 first; None where the reranker failed."""
+    candidates: list[Candidate]
+    """Best first, where the reranker failed; else none, to save the way."""
+    match_ms: float
+    """Milliseconds of the whole batch; of reranking only this query's."""
+    rerank_ms: float
+
+
+@dataclass(frozen=True)
 class Models:
     """The matcher and the reranker as the gateway sees them. Any call may fail or take too long."""
 
@@ -46,3 +62,5 @@ class Models:
     """model_version of matcher and reranker."""
     search: Callable[[str, int], Awaitable[SearchAnswer]]
     """The k items nearest to a text."""
+    recommend: Callable[[Query], Awaitable[FusedAnswer]] | None = None
+    """Both stages by one call, where one replica holds both models; None: `match`, then `rerank`."""

@@ -71,7 +71,7 @@ class ServeApps:
         serve.delete(app, _blocking=False)
 
     async def _asked(self, app: str, probes: Sequence[Probe]) -> list[list[str]]:
-        models, turn = models_of(app), asyncio.Semaphore(_PROBES_AT_ONCE)
+        models, turn = models_of(app, self._cfg), asyncio.Semaphore(_PROBES_AT_ONCE)
 
         async def ask(probe: Probe) -> list[str]:
             query = Query(user_id=None, history=probe.history, k=DEPTH)

@@ -25,7 +25,7 @@ from avrec_ray.ranking.rule_effects import RuleEffects
 from avrec_ray.retrieval.lexical import LexicalIndex
 from avrec_ray.types import Candidate, Event, Query, RankedItem
 from serve_apps.access_log import note_list
-from serve_apps.answers import Models, RankAnswer
+from serve_apps.answers import FusedAnswer, Models, RankAnswer
 from serve_apps.breaker import Breaker
 from serve_apps.fallback import Fallback, Vectors
 from serve_apps.following import Following
@@ -213,6 +213,8 @@ class RequestFlow:
             served.lack("unknown_user")
 
     async def _personal(self, served: Served, query: Query) -> list[RankedItem] | None:
+        if self.models.recommend is not None:
+            return await self._at_once(served, query, self.models.recommend)
         matched = await self._stage(served, "match", lambda: self.models.match(query))
         if matched is None or not self._same_model(served, matched.model_version):
             return self._without_models(served, query)
@@ -231,6 +233,26 @@ class RequestFlow:
         if rung != "popular":
             served.lack(rung)
         return items
+
+    async def _at_once(
+        self, served: Served, query: Query, recommend: Callable[[Query], Awaitable[FusedAnswer]]
+    ) -> list[RankedItem]:
+        """Both stages by one call; the time that it took beside reranking is told as that of matching."""
+        told = await self._stage(served, "match", lambda: recommend(query))
+        if told is None or not self._same_model(served, told.model_version):
+            return self._without_models(served, query)
+        served.stages_ms["rerank"] = told.rerank_ms
+        served.stages_ms["match"] = max(0.0, served.stages_ms["match"] - told.rerank_ms)
+        if served.is_shown:
+            self.metrics.count_sources(told.sources)
+        if told.items is None:
+            served.lack(UNAVAILABLE["rerank"])
+            return in_given_order(told.candidates, query.k)
+        if served.is_shown and not served.degraded:
+            self.metrics.observe_scores(self.model_version, told.items)
+        if not served.degraded:
+            self.fallback.remember(query.user_id, told.items)
+        return told.items
 
     async def _rerank(self, served: Served, query: Query, candidates: Sequence[Candidate]) -> list[RankedItem] | None:
         """The reranker's list; the matcher's order if it fails; None if it is of another bundle."""

@@ -134,7 +134,7 @@ class FlowOpener:
         metadata, catalogue = load_metadata(bundle), load_catalogue(bundle)
         self._metrics.built(metadata.model_version, metadata.built_at_seconds)
         flow = RequestFlow(
-            models=models_of(arm.app),
+            models=models_of(arm.app, cfg),
             store=self._store,
             catalogue=catalogue,
             model_version=metadata.model_version,

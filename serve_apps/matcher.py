@@ -30,6 +30,10 @@ class MatcherDeployment:
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.002)
     async def match(self, queries: list[Query]) -> list[MatchAnswer]:
         """Candidates of each query."""
+        return self.match_now(queries)
+
+    def match_now(self, queries: Sequence[Query]) -> list[MatchAnswer]:
+        """Candidates of each query, for who has a batch at hand."""
         return [MatchAnswer(self._matcher.model_version, found) for found in self._matcher.match(queries)]
 
     async def score(self, query: Query, item_ids: Sequence[str]) -> MatchAnswer:

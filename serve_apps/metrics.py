@@ -149,7 +149,11 @@ class GatewayMetrics:
 
     def count_candidates(self, candidates: Sequence[Candidate]) -> None:
         """What the matcher named for a personal list."""
-        for source, count in Tally(candidate.source for candidate in candidates).items():
+        self.count_sources(Tally(candidate.source for candidate in candidates))
+
+    def count_sources(self, sources: Mapping[str, int]) -> None:
+        """As `count_candidates`, of who counted them already."""
+        for source, count in sources.items():
             self.candidates.labels(source or "none").inc(count)
 
     def count_list(

@@ -4,6 +4,7 @@ Nothing of it is shared with another bundle's, so a candidate that dies or dawdl
 """
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -16,12 +17,17 @@ from avrec_ray import __version__
 from avrec_ray.bundle import load_metadata
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.new_items.eligible import why_not_encodable
-from serve_apps.answers import Models
+from avrec_ray.types import Query
+from serve_apps.answers import FusedAnswer, Models
+from serve_apps.coalescing import Coalescer
 from serve_apps.config import ServeConfig
 from serve_apps.following import FollowArgs
+from serve_apps.packing import pack_queries, unpack_answers
 
 PREFIX = "models-"
 """Applications of this name are bundles', and the conductor's to take down."""
+_FUSED = "-fused"
+"""Ends the name of an application whose replicas hold both models: who asks it must know."""
 
 
 def app_name(cfg: ServeConfig, model_version: str) -> str:
@@ -32,10 +38,10 @@ def app_name(cfg: ServeConfig, model_version: str) -> str:
         "policy": to_dict(cfg.policy),
         "new_items": to_dict(cfg.new_items),
         "store": cfg.feedback.store_url(cfg.storage_path),
-        "replicas": [cfg.max_matcher_replicas, cfg.max_reranker_replicas],
+        "replicas": [cfg.max_matcher_replicas, cfg.max_reranker_replicas, cfg.upscale_seconds, cfg.downscale_seconds],
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return f"{PREFIX}{model_version}-{digest[:6]}"
+    return f"{PREFIX}{model_version}-{digest[:6]}{_FUSED if cfg.fused_models else ''}"
 
 
 def models_app(cfg: ServeConfig, bundle: str | Path) -> serve.Application:
@@ -47,22 +53,29 @@ def models_app(cfg: ServeConfig, bundle: str | Path) -> serve.Application:
     # Imported late: they need torch, who only names an application does not.
     from serve_apps.ingest import IngestDeployment
     from serve_apps.matcher import MatcherDeployment
+    from serve_apps.models import ModelsDeployment
     from serve_apps.reranker import RerankerDeployment
 
     metadata = load_metadata(bundle)
     url, busy_seconds = cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds
     follow = to_dict(FollowArgs(url=url, busy_timeout_seconds=busy_seconds, poll_seconds=cfg.new_items.poll_seconds))
-    matcher = deployment(MatcherDeployment, "matcher", 32, **autoscaling(cfg.max_matcher_replicas, 8))
-    reranker = deployment(RerankerDeployment, "reranker", 16, **autoscaling(cfg.max_reranker_replicas, 4))
-    beside = [matcher.bind(str(bundle), to_dict(cfg.matcher), follow)]
+    beside = []
     if cfg.new_items.num_workers and not why_not_encodable(metadata):
         workers = deployment(IngestDeployment, "ingest", 4, num_replicas=cfg.new_items.num_workers)
         beside.append(workers.bind({**to_dict(cfg), "bundle": str(bundle)}))
+    if cfg.fused_models:
+        fused = deployment(ModelsDeployment, "models", 16, **autoscaling(cfg, cfg.max_matcher_replicas, 1.5))
+        return fused.bind(str(bundle), to_dict(cfg.matcher), to_dict(cfg.policy), follow, *beside)
+    matcher = deployment(MatcherDeployment, "matcher", 32, **autoscaling(cfg, cfg.max_matcher_replicas, 8))
+    reranker = deployment(RerankerDeployment, "reranker", 16, **autoscaling(cfg, cfg.max_reranker_replicas, 4))
+    beside.insert(0, matcher.bind(str(bundle), to_dict(cfg.matcher), follow))
     return reranker.bind(str(bundle), to_dict(cfg.policy), follow, *beside)
 
 
-def models_of(app: str) -> Models:
+def models_of(app: str, cfg: ServeConfig) -> Models:
     """The deployments of an application as the gateway's calls. They need not run yet."""
+    if app.endswith(_FUSED):
+        return fused_models(serve.get_deployment_handle("models", app, _check_exists=False), cfg)
     matcher = serve.get_deployment_handle("matcher", app, _check_exists=False)
     reranker = serve.get_deployment_handle("reranker", app, _check_exists=False)
     return models_over(matcher, reranker)
@@ -85,6 +98,23 @@ def models_over(matcher: DeploymentHandle, reranker: DeploymentHandle) -> Models
     )
 
 
+def fused_models(models: DeploymentHandle, cfg: ServeConfig) -> Models:
+    """A deployment that holds both models; lists that are asked for at the same time go together."""
+
+    async def ask(queries: list[Query]) -> list[FusedAnswer]:
+        return unpack_answers(await models.recommend_many.remote(pack_queries(queries)))
+
+    async def alone(query: Query) -> FusedAnswer:
+        return (await ask([query]))[0]
+
+    # Two calls a replica: it never waits for the next while an answer is on its way.
+    together = Coalescer(ask, cfg.max_batch, 2 * cfg.max_matcher_replicas, cfg.deadline_ms / 1000)
+    # Reasons take ten times as long as a list and more: nobody waits for another's.
+    return dataclasses.replace(
+        models_over(models, models), recommend=lambda query: alone(query) if query.explain else together(query)
+    )
+
+
 def deployment(replica: type, name: str, max_ongoing_requests: int, **options: Any) -> serve.Deployment:
     """A deployment with the settings that all of this service share."""
     return serve.deployment(
@@ -100,14 +130,14 @@ def deployment(replica: type, name: str, max_ongoing_requests: int, **options: A
     )(replica)
 
 
-def autoscaling(max_replicas: int, target_ongoing_requests: int) -> dict[str, Any]:
+def autoscaling(cfg: ServeConfig, max_replicas: int, target_ongoing_requests: float) -> dict[str, Any]:
     """Up within seconds, down after minutes: a short downscale delay flaps, because replicas start slowly."""
     config = {
         "min_replicas": 1,
         "max_replicas": max_replicas,
         "target_ongoing_requests": target_ongoing_requests,
-        "upscale_delay_s": 10,
-        "downscale_delay_s": 300,
+        "upscale_delay_s": cfg.upscale_seconds,
+        "downscale_delay_s": cfg.downscale_seconds,
     }
     return {"autoscaling_config": config}
 

@@ -71,9 +71,9 @@ def draw_place(
     Raises:
         ValueError: a temperature without an rng.
     """
-    probabilities = place_probabilities(utility, pool, temperature)
     if temperature <= 0:
-        return int(np.argmax(probabilities)), 1.0
+        return int(np.argmax(np.where(pool, utility, -np.inf))), 1.0
+    probabilities = place_probabilities(utility, pool, temperature)
     if rng is None:
         raise ValueError(f"temperature={temperature} draws at random; give the rng of the request")
     steps = np.cumsum(probabilities)

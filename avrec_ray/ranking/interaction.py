@@ -7,6 +7,8 @@ candidate never depends on the other candidates.
 Dimension key: B batch, I interests, M moments, K candidates, D embedding, H hidden, T targets.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,6 +32,17 @@ def attention_scores(u_ID: Tensor, v_MD: Tensor, pairs: Tensor, temperature: Ten
     any_pair = pairs.flatten(-2).any(-1, keepdim=True)
     weights = torch.softmax(torch.where(any_pair, logits, torch.zeros_like(logits)), -1)
     return (weights * any_pair).view(pairs.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class MomentTerms:
+    """What `AttentionReranker.score_history` needs of candidates' moments, whoever asks."""
+
+    mask_KM: Tensor
+    moved_PD: Tensor
+    """float64 [K * M, D]: the moments where distances are measured."""
+    pair_PH: Tensor
+    """float32 [K * M, H]."""
 
 
 class AttentionReranker(nn.Module):
@@ -101,6 +114,38 @@ class AttentionReranker(nn.Module):
         hidden = F.gelu(from_u_BIH[:, None, :, None, :] + from_v_BKMH[:, :, None, :, :] + product)
         pooled_BKH = (attention.unsqueeze(-1) * hidden).sum((2, 3))
         return self.heads(pooled_BKH) + self.context(context_BKC), attention
+
+    @torch.inference_mode()
+    def moment_terms(self, v_KMD: Tensor, mask_KM: Tensor) -> MomentTerms:
+        """Of candidates' unit moments, and which of them exist."""
+        v_PD = v_KMD.flatten(0, 1)
+        return MomentTerms(mask_KM, self.moment(v_PD).double(), self.pair_v(v_PD))
+
+    @torch.inference_mode()
+    def score_history(
+        self, u_ID: Tensor, event_I: Tensor, watch_ratio_I: Tensor, moments: MomentTerms, context_KC: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [K, T] and attention [K, I, M] of one history without padding: `forward` up to rounding, and faster.
+
+        Four passes over the pairs instead of nine, in one piece of memory; distances by the matrix form, in float64,
+        where it loses no digit that float32 has.
+        """
+        num_candidates, num_moments = moments.mask_KM.shape
+        num_interests = len(u_ID)
+        shape = (num_candidates, num_moments * num_interests)
+        u_moved, v_moved = self.interest(u_ID).double(), moments.moved_PD
+        squares = (v_moved * v_moved).sum(1, keepdim=True) + (u_moved * u_moved).sum(1)
+        distance_PI = torch.addmm(squares, v_moved, u_moved.T, alpha=-2).clamp_(min=0).sqrt_().float()
+        logits = distance_PI.mul_(-1 / self.log_tau.exp()).view(num_candidates, num_moments, num_interests)
+        logits.masked_fill_(~moments.mask_KM[..., None], float("-inf"))
+        attention = torch.softmax(logits.view(shape), -1).nan_to_num_(0.0)  # no pair at all: nothing is attended to
+        watch = torch.stack([watch_ratio_I.nan_to_num(0.0).clamp(0, 2), (~watch_ratio_I.isnan()).float()], -1)
+        from_u_IH = self.pair_u(u_ID) + self.events(event_I) + self.watch(watch)
+        hidden = torch.addcmul(from_u_IH, moments.pair_PH[:, None], self.pair_product(u_ID) + 1)
+        hidden = torch.ops.aten.gelu_(hidden).view(*shape, hidden.shape[-1])
+        pooled_KH = torch.bmm(attention[:, None], hidden).squeeze(1)
+        attention_KIM = attention.view(num_candidates, num_moments, num_interests).transpose(1, 2)
+        return self.heads(pooled_KH) + self.context(context_KC), attention_KIM
 
 
 def combine(logits_BKT: Tensor, target_weights: dict[str, float]) -> Tensor:

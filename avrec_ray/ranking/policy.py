@@ -174,10 +174,14 @@ class Policy:
         return Placement(placed, propensities, self._recorded(state, scores[allowed], shown_rows, rows[placed]))
 
     def _may_be_shown(self, rows: npt.NDArray[np.int64], filters: Filters, at_seconds: float) -> npt.NDArray[np.bool_]:
-        columns = [[column[row] for row in rows] for column in (self._items.categories, self._items.languages)]
-        item_ids = [self._items.item_ids[row] for row in rows]
-        allowed = allowed_mask(columns[0], columns[1], self._items.durations[rows], filters, item_ids)
-        return allowed & ~self._rules.blocked(rows, at_seconds)
+        unblocked = ~self._rules.blocked(rows, at_seconds)
+        if filters == Filters():
+            return unblocked
+        items, places = self._items, rows.tolist()
+        categories, languages, item_ids = (
+            [column[row] for row in places] for column in (items.categories, items.languages, items.item_ids)
+        )
+        return unblocked & allowed_mask(categories, languages, items.durations[rows], filters, item_ids)
 
     def _boosted(
         self,

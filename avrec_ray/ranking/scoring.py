@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, Bundle
@@ -32,7 +33,7 @@ class Scored:
     served: npt.NDArray[np.float32]
     """[B, K]: the score to order by; the matcher's where there is nothing to attend to."""
     attention: Tensor
-    """float32 [B, K, I, M]."""
+    """float32 [B, K, I, M]; zeros where the heads weigh none of it."""
     interests: Interests
     probabilities: npt.NDArray[np.float32]
     """[B, K, T]: how likely each target is, in [0, 1]; NaN where it was not calibrated or there is no interest."""
@@ -86,21 +87,36 @@ class HistoryScorer:
         rows = torch.from_numpy(rows_K)
         mask = self.items.moment_mask[rows] if moment_mask_KM is None else moment_mask_KM
         popularity = self.items.popularity[rows].expand(len(spans), -1, -1)
-        logits, attention = self.model(
-            self.items.embeddings[interests.item_idx],
-            interests.event,
-            interests.watch_ratio,
-            interests.mask,
-            self.items.moments[rows][None],
-            mask[None],
-            context_features(matcher, popularity, torch.from_numpy(said)),
-        )
+        context = context_features(matcher, popularity, torch.from_numpy(said))
+        logits, attention = self._attend(interests, self.items.moments.index_select(0, rows), mask, context)
         blended = combine(logits, self.cfg.target_weights)
         has_interest = interests.mask.any(1, keepdim=True)
         served = torch.where(has_interest, blended, matcher)
         known = has_interest[..., None] & self._is_calibrated
         probabilities = torch.where(known, self.model.probabilities(logits), torch.nan)
         return Scored(blended.numpy(), served.numpy(), attention, interests, probabilities.numpy())
+
+    def _attend(
+        self, interests: Interests, moments_KMD: Tensor, mask_KM: Tensor, context_BKC: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [B, K, T] and attention [B, K, I, M], one history at a time: no answer depends on who else asks.
+
+        Where fitting kept no epoch of attention its heads are zero: then nothing but context counts, and nothing is
+        looked at.
+        """
+        if not self.model.heads.weight.any():
+            nothing = torch.zeros(len(context_BKC), *mask_KM.shape[:1], interests.mask.shape[1], mask_KM.shape[1])
+            return self.model.heads.bias + self.model.context(context_BKC), nothing
+        moments = self.model.moment_terms(moments_KMD, mask_KM)
+        logits, attention = [], []
+        for row, count in enumerate(interests.mask.sum(1).tolist()):
+            newest = slice(interests.mask.shape[1] - count, None)
+            of_row = (interests.event[row, newest], interests.watch_ratio[row, newest])
+            embeddings = self.items.embeddings[interests.item_idx[row, newest]]
+            told, attended = self.model.score_history(embeddings, *of_row, moments, context_BKC[row])
+            logits.append(told)
+            attention.append(F.pad(attended, (0, 0, newest.start, 0)))
+        return torch.stack(logits), torch.stack(attention)
 
 
 def item_arrays(bundle: Bundle) -> ItemArrays:

@@ -220,3 +220,19 @@ def test_reranker_gives_every_weight_a_gradient_once_heads_have_moved() -> None:
 def test_reranker_config_with_an_impossible_value_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_dict(RerankerConfig, values)
+
+
+@pytest.mark.parametrize("num_interests", [0, 1, NUM_INTERESTS])
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_of_one_history_are_those_of_the_padded_batch(seed: int, num_interests: int) -> None:
+    model, inputs = opinionated(seed), reranker_inputs(7, seed=seed)
+    inputs["mask_BKM"][0, 3] = False  # an item without moments
+    inputs["mask_BI"] = (torch.arange(NUM_INTERESTS) >= NUM_INTERESTS - num_interests)[None]
+    with torch.no_grad():
+        logits, attention = model(**inputs)
+    newest = slice(NUM_INTERESTS - num_interests, None)
+    history = [inputs[name][0, newest] for name in ("u_BID", "event_BI", "watch_ratio_BI")]
+    moments = model.moment_terms(inputs["v_BKMD"][0], inputs["mask_BKM"][0])
+    told, attended = model.score_history(*history, moments, inputs["context_BKC"][0])
+    torch.testing.assert_close(told, logits[0], atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(attended, attention[0, :, newest], atol=1e-6, rtol=0)

@@ -95,7 +95,7 @@ def test_rerank_scores_are_those_of_the_model_on_the_bundle(reranker: Reranker, 
         )  # fmt: skip
     expected = dict(zip([c.item_id for c in candidates], combine(logits, {"choose": 1.0})[0].tolist(), strict=True))
     ranking = reranker.rerank(Query(user_id="u", history=PAST, k=20), candidates)
-    assert {row.item_id: row.score for row in ranking} == pytest.approx(expected, abs=1e-5)
+    assert {row.item_id: row.score for row in ranking} == pytest.approx(expected, rel=1e-6, abs=1e-5)
 
 
 @given(st.data())

@@ -10,7 +10,7 @@ from avrec_ray.errors import ConfigError
 from serve_apps.config import ServeConfig
 
 PATHS = {"bundle": "/data/bundle/v1", "storage_path": "/data"}
-YAML_FILE = Path(__file__).parents[2] / "serve_apps" / "serve_config.yaml"
+PRESETS = Path(__file__).parents[2] / "serve_apps"
 
 
 def test_serve_config_survives_plain_dicts() -> None:
@@ -42,10 +42,13 @@ def test_serve_config_wrong_value_is_named(values: dict[str, Any], message: str)
         from_dict(ServeConfig, {**PATHS, **values})
 
 
-def test_serve_yaml_is_a_valid_serve_schema_with_valid_args() -> None:
+@pytest.mark.parametrize(
+    ("name", "is_production"), [("serve_config.yaml", False), ("serve_config_production.yaml", True)]
+)
+def test_serve_yaml_is_a_valid_serve_schema_with_valid_args(name: str, is_production: bool) -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    values = yaml.safe_load(YAML_FILE.read_text())
+    values = yaml.safe_load((PRESETS / name).read_text())
     schema = ServeDeploySchema(**values)
     (application,) = schema.applications
     cfg = from_dict(ServeConfig, application.args)
@@ -53,5 +56,22 @@ def test_serve_yaml_is_a_valid_serve_schema_with_valid_args() -> None:
     assert (cfg.host, cfg.port) == (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8080)
     assert schema.proxy_location == "HeadOnly"
     assert cfg.limits == LimitsConfig()
-    assert not cfg.access_log
+    assert cfg.access_log == cfg.fused_models == is_production
     assert schema.http_options.request_timeout_s == cfg.limits.body_seconds + cfg.limits.request_seconds + 5
+
+
+def test_environment_of_production_names_what_ray_reads() -> None:
+    """A name that Ray does not know would change nothing, and say nothing."""
+    import ray.serve._private as serve_private
+
+    lines = [line for line in (PRESETS / "production.env").read_text().splitlines() if line and line[0] != "#"]
+    environment = dict(line.split("=", 1) for line in lines)
+    assert len(environment) == len(lines)
+    constants = (Path(serve_private.__path__[0]) / "constants.py").read_text()
+    for name in environment:
+        if name.startswith("RAY_SERVE_"):
+            assert f'"{name}"' in constants, name
+    assert environment["RAY_AUTH_MODE"] == "token"
+    files = [value for name, value in environment.items() if name.endswith(("_LOC", "_PATH", "_BASE", "_FILE"))]
+    assert len(files) == 4
+    assert not any(file.startswith("/tmp") for file in files)
