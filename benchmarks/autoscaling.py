@@ -2,8 +2,9 @@
 
 Run: PYTHONPATH=. python -m benchmarks.autoscaling [--surge 60] [--downscale 60] [--plot autoscaling.png]
 
-Before and after the surge there is one client, during it many, each asking without a pause. Printed and plotted: replicas that run, by second. Exit status 1 unless
-three ran during the surge, one runs at the end, no request failed, and the number of replicas rose and fell once only.
+Before and after the surge there is one client, during it many, each asking without a pause. Printed and plotted:
+replicas that run, by second. Exit status 1 unless three ran during the surge, one runs at the end, no request failed,
+and the number of replicas rose and fell once only.
 """
 
 import argparse
