@@ -20,7 +20,7 @@ without the attack. The bound, on lists of ten: the defences take away more than
 has without them, and what is left is at most --most of the lists. Where the attack without defences does not rise by
 more than what items that nobody pushed move by from training to training, it says so and nothing was tested.
 
-    python benchmarks/shilling.py --storage /tmp/shilling                        # ten minutes on two cores
+    python benchmarks/shilling.py --storage /tmp/shilling                        # a quarter of an hour on two cores
     python benchmarks/shilling.py --storage /tmp/small --users 150 --items 100   # a rehearsal
 """
 
