@@ -12,8 +12,8 @@ from typing import Any
 from ray import serve
 
 from avrec_ray.bundle import load_metadata
-from avrec_ray.cluster_config import TrackingConfig
 from avrec_ray.dataclass_io import from_dict
+from avrec_ray.errors import StageError
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.rollout.lineup import Arm
@@ -93,6 +93,7 @@ class Registry:
     def __init__(self, cfg: ServeConfig) -> None:
         self._cfg = cfg
         self._tracking: Any = None
+        self._resolved: dict[str, Path] = {}
 
     def champion(self) -> tuple[str, str] | None:
         """Version and model_version; None before the first promotion, or while the registry does not answer."""
@@ -104,13 +105,18 @@ class Registry:
         return None if found is None else (found.version, found.model_version)
 
     def resolve(self, reference: str) -> Path:
-        """Folder of a bundle that every node can read.
+        """Folder of a bundle that every node can read. A version of the registry is looked up once.
 
         Raises:
-            StageError: it is not in the registry.
+            StageError: it is not in the registry, or that does not answer.
         """
         if not reference.startswith("models:"):
             return Path(reference)
+        if reference not in self._resolved:
+            self._resolved[reference] = self._looked_up(reference)
+        return self._resolved[reference]
+
+    def _looked_up(self, reference: str) -> Path:
         if not reference.startswith("models:/"):
             reference = f"models:/{self._cfg.tracking.model_name}/{reference.removeprefix('models:')}"
         found: Path = self._opened().resolve_bundle(reference)
@@ -121,13 +127,30 @@ class Registry:
         if self._tracking is None:
             from avrec_ray.pipelines.tracking import Tracking
 
-            self._tracking = Tracking(from_dict(TrackingConfig, self._settings()), Storage.at(self._cfg.storage_path))
+            try:
+                self._tracking = Tracking(self._cfg.tracking, Storage.at(self._cfg.storage_path))
+            except Exception as error:  # MLflow raises what it likes
+                raise StageError(f"the registry cannot be opened ({type(error).__name__}: {error})") from error
         return self._tracking
 
-    def _settings(self) -> dict[str, Any]:
-        from avrec_ray.dataclass_io import to_dict
 
-        return to_dict(self._cfg.tracking)
+class RegistryWatch:
+    """Asks the registry in a thread of its own: MLflow tries for minutes, and a rollback cannot wait."""
+
+    def __init__(self, registry: Registry, poll_seconds: float) -> None:
+        self.champion: tuple[str, str] | None = None
+        self._registry, self._poll_seconds = registry, poll_seconds
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, name="registry", daemon=True).start()
+
+    def stop(self) -> None:
+        """End asking."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self.champion = self._registry.champion() or self.champion
+            self._stopped.wait(self._poll_seconds)
 
 
 class ConductorDeployment:
@@ -137,6 +160,10 @@ class ConductorDeployment:
         cfg = from_dict(ServeConfig, args)
         url, busy_seconds = cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds
         events, registry = EventStore(url, busy_seconds), Registry(cfg)
+        self._watch: RegistryWatch | None = None
+        if cfg.rollout.follow_registry:
+            # Its own connection: MLflow's are no matter of two threads.
+            self._watch = RegistryWatch(Registry(cfg), cfg.rollout.registry_poll_seconds)
 
         def probes(known: set[str]) -> list[Probe]:
             users = events.recent_users(cfg.rollout.num_probes)
@@ -148,7 +175,7 @@ class ConductorDeployment:
             cfg.rollout,
             registry.resolve,
             probes,
-            registry.champion if cfg.rollout.follow_registry else lambda: None,
+            lambda: None if self._watch is None else self._watch.champion,
         )
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="conductor", daemon=True)
@@ -163,6 +190,8 @@ class ConductorDeployment:
         """End with the replica."""
         if hasattr(self, "_stopped"):
             self._stopped.set()
+            if self._watch is not None:
+                self._watch.stop()
 
     def _run(self) -> None:
         while not self._stopped.wait(_TICK_SECONDS):

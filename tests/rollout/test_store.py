@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,8 @@ from tests.rollout.test_lineup import ALONE, arm
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[RolloutStore]:
-    opened = RolloutStore(f"sqlite:///{tmp_path / 'events.db'}")
+def store(url: str) -> Iterator[RolloutStore]:
+    opened = RolloutStore(url)
     yield opened
     opened.close()
 
@@ -29,9 +28,8 @@ def test_lineup_comes_back_as_it_was_written(store: RolloutStore) -> None:
     assert store.reasons() == [(2, "v2", "try"), (1, "v1", "")]
 
 
-def test_of_writers_that_saw_the_same_lineup_one_wins(store: RolloutStore, tmp_path: Path) -> None:
+def test_of_writers_that_saw_the_same_lineup_one_wins(store: RolloutStore, url: str) -> None:
     store.append(ALONE, 0)
-    url = f"sqlite:///{tmp_path / 'events.db'}"
 
     def follow(number: int) -> bool:
         mine = RolloutStore(url)
