@@ -106,6 +106,10 @@ class ServeSettings:
     gateway_replicas: int = 1
     max_matcher_replicas: int = 2
     max_reranker_replicas: int = 2
+    upscale_seconds: float = 10.0
+    """A matcher or reranker with too many requests at work for so long gets another replica."""
+    downscale_seconds: float = 300.0
+    """One with too few for so long loses one. Replicas start slowly: below a minute their number flaps."""
     deadline_ms: int = 2000
     """Longest a request may take before it is answered from what is at hand."""
     max_fallback_items: int = 500_000

@@ -15,7 +15,8 @@ def main(cfg: DictConfig) -> None:
     """Move the alias; what the gate refused needs force=true."""
     with job_session(cfg, "promote", needs_ray=False) as (loop, job):
         champion = promote.run(loop, job)
-    print(f"champion is version {champion.version}: {champion.model_version}\nnext: python -m jobs.serve")
+    print(f"champion is version {champion.version}: {champion.model_version}")
+    print(f"next: python -m jobs.serve storage_path={job.storage_path}")
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ class Conductor:
         self._looked_at = -1e9
         self._asked_for: set[str] = set()
         self._unused_since: dict[str, float] = {}
+        self._down_since: dict[str, float] = {}
 
     def tick(self) -> None:
         """Do what can be done now."""
@@ -190,6 +191,10 @@ class Conductor:
             state = "done" if promoted else "stopped" if is_order else "taken_back"
             self._store.note(rollout.seq, state, f"{arm.model_version}: {lineup.reason}")
             return
+        if reason := self._down(arm):
+            self._store.append(lineup.without_candidate(reason), now.revision)
+            self._store.note(rollout.seq, "taken_back", f"{arm.model_version}: {reason}")
+            return
         seconds = rollout.seconds or (self._cfg.canary_seconds if rollout.action == "canary" else 0.0)
         if not seconds or time.time() - rollout.changed_at_seconds < seconds:
             return
@@ -199,6 +204,18 @@ class Conductor:
             after = lineup.without_candidate(f"{rollout.action} of {arm.model_version} ended after {seconds:.0f} s")
         self._store.append(after, now.revision)
         self._store.note(rollout.seq, "done", f"{arm.model_version}: {after.reason}")
+
+    def _down(self, arm: Arm) -> str:
+        """Why a candidate must go whose replicas are gone, which gateways that cannot ask it do not see; else empty."""
+        state = self._apps.state(arm.app)
+        if state == "running":
+            self._down_since.pop(arm.app, None)
+            return ""
+        seconds = time.monotonic() - self._down_since.setdefault(arm.app, time.monotonic())
+        if seconds <= self._cfg.down_seconds:
+            return ""
+        del self._down_since[arm.app]
+        return f"its replicas were not up for {seconds:.0f} s ({state})"
 
     def _keep_running(self, lineup: Lineup) -> None:
         """Applications that the lineup names and the cluster lacks: after a restart, or somebody's `serve delete`."""

@@ -37,6 +37,10 @@ class ServeConfig:
     """Two on different nodes outlive the loss of one."""
     max_matcher_replicas: int = 2
     max_reranker_replicas: int = 2
+    upscale_seconds: float = 10.0
+    """A matcher or reranker with too many requests at work for so long gets another replica."""
+    downscale_seconds: float = 300.0
+    """One with too few for so long loses one. Replicas start slowly: below a minute their number flaps."""
     fused_models: bool = False
     """Matcher and reranker in one replica, asked by calls that carry many queries; `max_matcher_replicas` bounds it."""
     max_batch: int = 16
@@ -63,6 +67,8 @@ class ServeConfig:
         check_range("serve.port", self.port, 1, 65535)
         for name in ("gateway_replicas", "max_matcher_replicas", "max_reranker_replicas", "max_batch", "deadline_ms"):
             check_range(f"serve.{name}", getattr(self, name), 1)
+        check_range("serve.upscale_seconds", self.upscale_seconds, 0)
+        check_range("serve.downscale_seconds", self.downscale_seconds, 1)
         check_range("serve.max_body_bytes", self.max_body_bytes, 1024)
         for name, event in self.event_names.items():
             check_choice(f"serve.event_names.{name}", event, EVENTS)
@@ -84,6 +90,8 @@ def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
         gateway_replicas=job.serve.gateway_replicas,
         max_matcher_replicas=job.serve.max_matcher_replicas,
         max_reranker_replicas=job.serve.max_reranker_replicas,
+        upscale_seconds=job.serve.upscale_seconds,
+        downscale_seconds=job.serve.downscale_seconds,
         deadline_ms=job.serve.deadline_ms,
         max_fallback_items=job.serve.max_fallback_items,
         access_log=job.serve.access_log,

@@ -13,6 +13,7 @@ from serve_apps.access_log import AccessLog, RequestNotes, begin_notes
 from serve_apps.metrics import GatewayMetrics
 from serve_apps.problems import problem
 from serve_apps.request_ids import HEADER, current_request_id, take_request_id
+from serve_apps.tracing import end_request, request_span
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -62,10 +63,12 @@ class Edge:
             headers.append((HEADER.lower().encode(), request_id))
         answer = _Answer(send, headers)
         started = time.perf_counter()
-        try:
-            await self._bounded(scope, receive, answer)
-        finally:
-            self._report(scope, answer.status, time.perf_counter() - started, notes)
+        with request_span(scope["headers"], scope["method"], current_request_id()) as span:
+            try:
+                await self._bounded(scope, receive, answer)
+            finally:
+                end_request(span, _route_of(scope), answer.status)
+                self._report(scope, answer.status, time.perf_counter() - started, notes)
 
     async def _bounded(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         refusal = self._refusal(scope)

@@ -26,23 +26,17 @@ from avrec_ray.retrieval.lexical import LexicalIndex
 from avrec_ray.types import Candidate, Event, Query, RankedItem
 from serve_apps.access_log import note_list
 from serve_apps.answers import FusedAnswer, Models, RankAnswer
-from serve_apps.breaker import Breaker
 from serve_apps.fallback import Fallback, Vectors
 from serve_apps.following import Following
 from serve_apps.metrics import GatewayMetrics
-from serve_apps.request_ids import current_request_id
 from serve_apps.served import Served, in_given_order, with_session
+from serve_apps.stages import UNAVAILABLE, Stages
 from serve_apps.users import LoadProfiles, UserDoor
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-UNAVAILABLE = {"profile": "profile_unavailable", "match": "matcher_unavailable", "rerank": "reranker_unavailable"}
-"""What `degraded` says when a stage fails."""
-_BUDGETS = {"profile": 0.5, "match": 0.7, "rerank": 0.9}
-"""Share of the time that is left which a stage may take: the rest is for what comes after it, or instead of it."""
-_FAIR_SHARE = 0.25
 _READ_THREADS = 8
 
 
@@ -77,7 +71,7 @@ class RequestFlow:
         self.index_version = index_version
         self.metrics = metrics or GatewayMetrics()
         self.fallback = Fallback(catalogue, vectors)
-        self.breakers = {stage: Breaker() for stage in UNAVAILABLE}
+        self.stages = Stages(model_version, deadline_ms)
         self.users = UserDoor(store, known_users, load_profiles)
         self.rules = rules or RuleEffects((), catalogue)
         self.history_length = history_length
@@ -268,31 +262,7 @@ class RequestFlow:
         return ranked
 
     async def _stage(self, served: Served, name: str, call: Callable[[], Awaitable[T]]) -> T | None:
-        """Run one stage in the time that is left; None, and a reason in `degraded`, if it fails."""
-        breaker = self.breakers[name]
-        if not breaker.lets_through():
-            served.lack(UNAVAILABLE[name])
-            return None
-        started = time.perf_counter()
-        seconds = served.seconds_left() * _BUDGETS[name]
-        try:
-            if seconds <= 0:
-                raise TimeoutError
-            found = await asyncio.wait_for(call(), seconds)
-            breaker.note(failed=False)
-            return found
-        except TimeoutError:
-            # A client that is in a hurry says nothing against the part.
-            if seconds >= self._deadline_ms / 1000 * _FAIR_SHARE:
-                breaker.note(failed=True)
-            served.lack(UNAVAILABLE[name], "deadline")
-        except Exception:  # whatever it is, the client still gets a list
-            breaker.note(failed=True)
-            logger.warning("request %s: stage %s failed", current_request_id(), name, exc_info=True)
-            served.lack(UNAVAILABLE[name])
-        finally:
-            served.stages_ms[name] = (time.perf_counter() - started) * 1000
-        return None
+        return await self.stages.run(served, name, call)
 
     def _same_model(self, served: Served, model_version: str) -> bool:
         if model_version == self.model_version:

@@ -43,6 +43,7 @@ from serve_apps.models_app import app_name, deployment, models_of
 from serve_apps.new_items import follow_changes, inbox_of, new_item_store
 from serve_apps.rate_actor import shared_take
 from serve_apps.rate_limits import RateLimiter
+from serve_apps.tracing import begin_tracing
 from serve_apps.variants import Variants
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class GatewayDeployment:
         `_conductor` is never called: an application runs what its ingress is given.
         """
         keep_replica_on_loopback()
+        begin_tracing(serve.get_replica_context().replica_id.unique_id)
         cfg = from_dict(ServeConfig, args)
         ring = KeyRing(from_plain(keys["fixed"]), keys["file"])
         metrics = GatewayMetrics(replica=serve.get_replica_context().replica_id.unique_id)

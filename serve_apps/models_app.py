@@ -38,7 +38,7 @@ def app_name(cfg: ServeConfig, model_version: str) -> str:
         "policy": to_dict(cfg.policy),
         "new_items": to_dict(cfg.new_items),
         "store": cfg.feedback.store_url(cfg.storage_path),
-        "replicas": [cfg.max_matcher_replicas, cfg.max_reranker_replicas],
+        "replicas": [cfg.max_matcher_replicas, cfg.max_reranker_replicas, cfg.upscale_seconds, cfg.downscale_seconds],
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return f"{PREFIX}{model_version}-{digest[:6]}{_FUSED if cfg.fused_models else ''}"
@@ -65,11 +65,11 @@ def models_app(cfg: ServeConfig, bundle: str | Path) -> serve.Application:
         beside.append(workers.bind({**to_dict(cfg), "bundle": str(bundle)}))
     if cfg.fused_models:
         quiet = {"enable_access_log": False}  # a line a call says nothing of a list; the gateway's does
-        scaling = autoscaling(cfg.max_matcher_replicas, 1.5)
+        scaling = autoscaling(cfg, cfg.max_matcher_replicas, 1.5)
         fused = deployment(ModelsDeployment, "models", 16, logging_config=quiet, **scaling)
         return fused.bind(str(bundle), to_dict(cfg.matcher), to_dict(cfg.policy), follow, *beside)
-    matcher = deployment(MatcherDeployment, "matcher", 32, **autoscaling(cfg.max_matcher_replicas, 8))
-    reranker = deployment(RerankerDeployment, "reranker", 16, **autoscaling(cfg.max_reranker_replicas, 4))
+    matcher = deployment(MatcherDeployment, "matcher", 32, **autoscaling(cfg, cfg.max_matcher_replicas, 8))
+    reranker = deployment(RerankerDeployment, "reranker", 16, **autoscaling(cfg, cfg.max_reranker_replicas, 4))
     beside.insert(0, matcher.bind(str(bundle), to_dict(cfg.matcher), follow))
     return reranker.bind(str(bundle), to_dict(cfg.policy), follow, *beside)
 
@@ -133,14 +133,14 @@ def deployment(replica: type, name: str, max_ongoing_requests: int, **options: A
     )(replica)
 
 
-def autoscaling(max_replicas: int, target_ongoing_requests: float) -> dict[str, Any]:
+def autoscaling(cfg: ServeConfig, max_replicas: int, target_ongoing_requests: float) -> dict[str, Any]:
     """Up within seconds, down after minutes: a short downscale delay flaps, because replicas start slowly."""
     config = {
         "min_replicas": 1,
         "max_replicas": max_replicas,
         "target_ongoing_requests": target_ongoing_requests,
-        "upscale_delay_s": 10,
-        "downscale_delay_s": 300,
+        "upscale_delay_s": cfg.upscale_seconds,
+        "downscale_delay_s": cfg.downscale_seconds,
     }
     return {"autoscaling_config": config}
 

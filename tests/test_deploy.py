@@ -106,7 +106,7 @@ def test_values_that_are_asked_for_are_those_of_the_code(label: str, values: set
 
 
 def test_what_degraded_means_in_alerts_are_the_reasons_of_the_flow() -> None:
-    from serve_apps.flow import UNAVAILABLE
+    from serve_apps.stages import UNAVAILABLE
 
     (degraded,) = [rule["expr"] for rule in RULES if rule["alert"] == "AvrecDegraded"]
     (pattern,) = re.findall(r'reason=~"([^"]+)"', degraded)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from avrec_ray.feedback import bulk
 from avrec_ray.feedback.database import StoreUnavailableError, write
-from avrec_ray.feedback.erased import refusal, refused_events
+from avrec_ray.feedback.erased import refused_events
 from avrec_ray.feedback.events import fingerprint_of
 from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.tables import events
@@ -156,8 +156,7 @@ def append_requests(
         insert = bulk.insert_ignoring_known(connection).returning(events.c.event_id)
         inserted = set(connection.execute(insert, wanted).scalars()) if wanted else set()
         stored |= _fingerprints(connection, [event_id for event_id in rows if event_id not in inserted])
-    reasons = {event_id: refusal(erased_us) for event_id, erased_us in refused.items()}
-    return [_outcome(new_events, inserted, stored, reasons, pseudonyms) for new_events, _ in requests]
+    return [_outcome(new_events, inserted, stored, refused, pseudonyms) for new_events, _ in requests]
 
 
 def _outcome(

@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from avrec_ray.feedback.pseudonyms import USER_COLUMNS, Pseudonyms
 from avrec_ray.feedback.tables import erased_events, erasures
 
+SENT_AGAIN = "erased: an event of this event_id was erased, and is not taken again"
+"""What a client is told that sends an erased event again. It does not say whose it was: the name may be another one."""
 _VALUES_PER_QUERY = 500
 _ANY = sa.select(erasures.c.seq).limit(1)
 
@@ -45,27 +47,28 @@ def marks(connection: sa.Connection, pseudonyms: Pseudonyms, names: Iterable[str
 
 def refused_events(
     connection: sa.Connection, pseudonyms: Pseudonyms, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, int]:
-    """`event_id` of rows that would bring back what was erased, and when it was, microseconds.
+) -> dict[str, str]:
+    """`event_id` of rows that would bring back what was erased, and what the client is told.
 
-    That is what happened before the erasure, and whatever was kept before and is sent again, dated or not. What else
-    an erased user does begins a new history.
+    That is what a user did before the erasure, and whatever was kept before and is sent again, dated or not, under
+    whatever name: a user's past may have been that of a visitor without an account, who may send it again and is linked
+    to nobody any more. What else an erased user does begins a new history.
     """
-    erased = marks(connection, pseudonyms, (row["user_id"] for row in rows))
-    if not erased:
+    if connection.execute(_ANY).first() is None:
         return {}
-    mine = [row for row in rows if row["user_id"] in erased]
-    ids = [row["event_id"] for row in mine]
+    erased = marks(connection, pseudonyms, (row["user_id"] for row in rows))
+    ids = [row["event_id"] for row in rows]
     owner = {d: i for parallel in pseudonyms.event_digests(ids) for d, i in zip(parallel, ids, strict=True)}
     known: set[str] = set()
     for some in _chunks(list(owner)):
         query = sa.select(erased_events.c.digest).where(erased_events.c.digest.in_(some))
         known |= {owner[digest] for digest in connection.execute(query).scalars()}
-    return {
-        row["event_id"]: erased[row["user_id"]].erased_us
-        for row in mine
-        if row["event_id"] in known or row["at_us"] <= erased[row["user_id"]].erased_us
-    }
+    refused = {}
+    for row in rows:
+        mark = erased.get(row["user_id"])
+        if row["event_id"] in known or (mark is not None and row["at_us"] <= mark.erased_us):
+            refused[row["event_id"]] = SENT_AGAIN if mark is None else _of_user(mark.erased_us)
+    return refused
 
 
 def not_erased(
@@ -123,8 +126,7 @@ def erased_users(connection: sa.Connection, pseudonyms: Pseudonyms) -> ErasedUse
     return ErasedUsers(pseudonyms, {row.tombstone: row.erased_us for row in rows})
 
 
-def refusal(erased_us: int) -> str:
-    """What a client is told of an event that is refused."""
+def _of_user(erased_us: int) -> str:
     when = datetime.fromtimestamp(erased_us / 1e6, UTC).isoformat(timespec="seconds")
     return f"erased: this user was erased at {when}; what was before is not taken again"
 

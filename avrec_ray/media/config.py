@@ -29,6 +29,9 @@ LAYERS = (
 MODES = ("exact", "fast")
 """Choices of `media.mode`."""
 
+CLIP_SHAPE = ("num_frames", "frame_size", "clip_seconds", "max_clips", "front_end", "sample_rate_hz", "num_mel_bins")
+"""Settings that say what a clip is, which towers are made for; the others are limits, and how to decode."""
+
 
 @dataclass(kw_only=True)
 class MediaConfig:

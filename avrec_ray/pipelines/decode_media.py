@@ -46,6 +46,7 @@ class Decoding:
     decoder: str = DEFAULT_DECODER
     resource: str = ""
     report: Report | None = None
+    may_be_empty: bool = False
 
 
 def run(loop: Loop, job: "JobConfig") -> StageRecord:
@@ -104,6 +105,7 @@ def decode_manifest(
     decoder: str = DEFAULT_DECODER,
     resource: str = "",
     report: Report | None = None,
+    may_be_empty: bool = False,
 ) -> dict[str, float | str]:
     """Decode the media of an items table. Ray is initialised by the caller.
 
@@ -120,6 +122,7 @@ def decode_manifest(
         decoder: function run in the child, as "module:function".
         resource: custom resource of the nodes that decode; empty: any node.
         report: takes metrics over time, and the number of items done.
+        may_be_empty: whether it is no error if every item is set aside.
 
     Returns:
         Counts (items, clips, quarantined, quarantined_<reason>), rate and paths.
@@ -138,6 +141,7 @@ def decode_manifest(
         decoder=decoder,
         resource=resource,
         report=report,
+        may_be_empty=may_be_empty,
     )
     parts, counts = _decode(work)
     parts.remove()
@@ -154,7 +158,7 @@ def _decode(
         parts = _open(work, manifest)
         num_decoded = _compute(work, parts)
         counts = check(parts)
-        if not counts["usable"]:
+        if not counts["usable"] and not work.may_be_empty:
             parts.remove()  # most likely a path or a mount is wrong: what came of it is not worth keeping
             raise StageError(
                 f"none of the {manifest.num_rows} items is usable: {_reasons(counts)}; check media_uri, it must be an "

@@ -25,7 +25,7 @@ from avrec_ray.pipelines import (
     split,
     train_reranker,
 )
-from avrec_ray.pipelines.stage import Loop
+from avrec_ray.pipelines.stage import Loop, require_record
 from avrec_ray.pipelines.storage import Storage
 
 NUM_STAGES = 14
@@ -61,6 +61,10 @@ def print_summary(loop: Loop, bundle_path: Path) -> None:
     print()
     print((root / "evaluation" / "headline.txt").read_text())
     print(f"bundle     {bundle_path}")
+    registered = require_record(loop.storage, "register")
+    if not registered.metrics["passed"]:
+        version = int(registered.metrics["registry_version"])
+        print(f"refused    by the gate, see the checks above; jobs.promote version={version} force=true overrules it")
     print(f"report     {root / 'evaluation' / 'report.html'}")
     print(f"serve      python -m jobs.serve storage_path={root}")
     print(f"MLflow UI  mlflow ui --backend-store-uri {loop.tracking_uri}   then open {MLFLOW_UI_URL}")

@@ -36,7 +36,8 @@ def register(loop: Loop, job: JobConfig) -> StageRecord:
                 crash_point("register:promoted")
                 stage.log(f"{job.tracking.model_name} version {version} is now @champion: {folder.name}")
             else:
-                stage.log(f"version {version} ({folder.name}) is refused; the champion stays")
+                stays = "the champion stays" if loop.tracking.champion() else "there is no champion yet"
+                stage.log(f"version {version} ({folder.name}) is refused; {stays}")
         return {"registry_version": float(version), "passed": float(verdict.passed)}
 
     return loop.stage(

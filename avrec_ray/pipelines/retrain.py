@@ -7,16 +7,16 @@ what full_loop left, stays as it is until the alias moves. Killed at any step, t
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from avrec_ray.bundle import load_metadata
+from avrec_ray.bundle import BundleMetadata, load_metadata
 from avrec_ray.config import JobConfig
 from avrec_ray.errors import StageError
 from avrec_ray.feedback.impressions import Watermark
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.media.config import CLIP_SHAPE
 from avrec_ray.pipelines import (
     baselines,
     build_index,
@@ -27,6 +27,7 @@ from avrec_ray.pipelines import (
     finetune,
     load_events,
     promote,
+    retrain_items,
     retrain_tables,
     split,
     train_reranker,
@@ -48,7 +49,7 @@ from avrec_ray.pipelines.retrain_plan import (
 from avrec_ray.pipelines.stage import Loop, read_record
 from avrec_ray.pipelines.storage import Storage
 
-NUM_STAGES = 13
+NUM_STAGES = 14
 
 
 def run(loop: Loop, job: JobConfig) -> Outcome | None:
@@ -100,26 +101,45 @@ def _next_plan(loop: Loop, job: JobConfig) -> Plan | None:
     num_new = _num_acted(read_events(storage, upto, since))
     if num_new < job.retrain.min_new_events:
         loop.echo(
-            f"nothing to learn: {num_new} new events behind watermark {since.events}, retrain.min_new_events is "
-            f"{job.retrain.min_new_events}"
+            f"nothing to learn: {num_new} new events behind watermark {since.events}, which "
+            f"{'the last run' if last else 'full_loop'} knew; retrain.min_new_events is {job.retrain.min_new_events}"
         )
         return None
     champion = loop.tracking.champion()
     if champion is None:
-        raise StageError("retrain: there is no champion to start from; run jobs.full_loop, or jobs.promote version=<n>")
+        raise StageError(_no_champion(storage))
     plan = new_plan(since, upto, champion.reference, champion.model_version)
     save_plan(storage, plan)
     return plan
 
 
+def _no_champion(storage: Storage) -> str:
+    """Why there may be none, and what to do."""
+    built = read_record(storage, "register")
+    if built is None:
+        return f"retrain: there is no champion to start from; run jobs.full_loop storage_path={storage.root} first"
+    refused = "" if built.metrics["passed"] else ", for the gate refused what full_loop built"
+    promote_it = (
+        f"python -m jobs.promote version={int(built.metrics['registry_version'])}{' force=true' * bool(refused)}"
+    )
+    return (
+        f"retrain: there is no champion to start from{refused}. To serve that bundle all the same: {promote_it} "
+        f"storage_path={storage.root}"
+    )
+
+
 def _carry_out(loop: Loop, job: JobConfig, plan: Plan) -> Outcome:
     """Every stage of a run that is not done yet."""
     storage, champion = loop.storage, loop.tracking.resolve_bundle(plan.champion)
-    job = _job_of(job, plan, storage, champion, loop.tracking_uri)
+    metadata = load_metadata(champion)
+    changes = retrain_items.note_changes(loop, job, plan, metadata)
+    job = _shaped_as(job, metadata)
+    limits = retrain_items.limits_of_new_items(job)
+    job = _job_of(job, plan, storage, loop.tracking_uri)
     with open_loop(job, "retrain", NUM_STAGES) as own:
         own.echo = loop.echo
-        retrain_tables.link_clips(own, storage)
-        prepared = retrain_tables.run(own, job, storage, plan)  # exported events -> what may be learned from
+        decoded = retrain_items.decode(own, job, storage, changes, limits)  # new items -> clips beside those of before
+        prepared = retrain_tables.run(own, job, storage, plan, changes)  # exported events -> what may be learned from
         drifted = drift.run(own, job, plan, champion)  # new events against those of before
         split.run(own, job)  # the newest choices are for test
         baselines.run(own, job)
@@ -148,11 +168,20 @@ def _carry_out(loop: Loop, job: JobConfig, plan: Plan) -> Outcome:
             if name.startswith("held_back_")
         },
         drifted=drift.warned(drifted),
+        num_new_items=int(decoded.metrics.get("num_new_usable", 0)),
+        num_new_items_set_aside=int(decoded.metrics.get("num_new_quarantined", 0)),
     )
 
 
-def _job_of(job: JobConfig, plan: Plan, storage: Storage, champion: Path, tracking_uri: str) -> JobConfig:
-    """The job as the stages of this run see it: their own storage, the tracking of all, the champion's towers."""
+def _shaped_as(job: JobConfig, champion: BundleMetadata) -> JobConfig:
+    """The job with the champion's towers, and media cut into clips as they were for it."""
+    known = champion.media or job.media
+    media = replace(job.media, **{name: getattr(known, name) for name in CLIP_SHAPE})
+    return replace(job, towers=champion.towers, media=media)
+
+
+def _job_of(job: JobConfig, plan: Plan, storage: Storage, tracking_uri: str) -> JobConfig:
+    """The job as the stages of this run see it: their own storage, and the tracking of all."""
     finetuning = replace(job.training.finetune, epochs=job.retrain.epochs, learning_rate=job.retrain.learning_rate)
     newest = replace(job.evaluation.split, kind="temporal", rank_among="all", refit=True)
     return replace(
@@ -160,7 +189,6 @@ def _job_of(job: JobConfig, plan: Plan, storage: Storage, champion: Path, tracki
         storage_path=str(plan.folder(storage)),
         # The store stays where it is: it knows who was erased.
         feedback=replace(job.feedback, url=job.feedback.store_url(job.storage_path)),
-        towers=load_metadata(champion).towers,
         training=replace(job.training, finetune=finetuning),
         tracking=replace(job.tracking, uri=tracking_uri),
         evaluation=replace(job.evaluation, split=newest),
@@ -175,13 +203,18 @@ def print_summary(loop: Loop, outcome: Outcome | None) -> None:
     """What was written, and the command that comes next."""
     root = loop.storage.root
     if outcome is None:
-        print(f"nothing new, nothing written; events are exported up to watermark {exported(loop.storage).events}")
+        print(f"nothing was trained; events are exported up to watermark {exported(loop.storage).events}")
+        print("next: once more events have come in, the same command again (retrain.every_hours=<n> repeats it)")
         return
     folder = loop.storage.folder("retrain") / outcome.name
     print()
     print((folder / "evaluation" / "headline.txt").read_text())
     num_held = sum(outcome.held_back.values())
-    print(f"events     {outcome.num_new_events} new; {num_held} of all held back, see {folder / 'held_back'}")
+    held = f"{num_held} of all held back, see {folder / 'held_back'}" if num_held else "none of all held back"
+    print(f"events     {outcome.num_new_events} new; {held}")
+    if outcome.num_new_items or outcome.num_new_items_set_aside:
+        aside = f"; {outcome.num_new_items_set_aside} could not be decoded, see {folder / 'quarantine'}"
+        print(f"new items  {outcome.num_new_items} in the bundle{aside if outcome.num_new_items_set_aside else ''}")
     print(f"drift      {', '.join(outcome.drifted) or 'none beyond chance and threshold'}")
     print(f"bundle     {outcome.bundle}")
     print(f"report     {folder / 'evaluation' / 'report.html'}")

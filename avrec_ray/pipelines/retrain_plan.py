@@ -56,6 +56,10 @@ class Outcome:
     """Events held back, by reason."""
     drifted: list[str] = field(default_factory=list)
     """Distributions that were warned about."""
+    num_new_items: int = 0
+    """Items in the bundle that were submitted to the running service."""
+    num_new_items_set_aside: int = 0
+    """Such items whose media could not be decoded now."""
 
 
 def new_plan(since: Watermark, upto: Watermark, champion: str, champion_version: str) -> Plan:

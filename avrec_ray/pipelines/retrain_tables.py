@@ -1,7 +1,6 @@
 """Exported events to the tables of a retraining: suspicious ones set aside, the others with what they are worth."""
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,9 @@ from avrec_ray.feedback.labels import label_examples, target_weights_of
 from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.shown import impression_rows
 from avrec_ray.feedback.suspicion import SUSPICIONS, Sifted, sift, trust_of_users
+from avrec_ray.new_items.export import CatalogueChanges, with_changes
 from avrec_ray.pipelines.event_export import EVENTS, IMPRESSIONS_FOLDER, parts_in, read_events, read_impressions
+from avrec_ray.pipelines.retrain_items import seconds_of_new
 from avrec_ray.pipelines.retrain_plan import Plan
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, digest_file, require_record
 from avrec_ray.pipelines.storage import Storage
@@ -27,11 +28,11 @@ IS_NEW = "is_new"
 HELD_BACK_FOLDER = "held_back"
 
 
-def run(loop: Loop, job: JobConfig, storage: Storage, plan: Plan) -> StageRecord:
+def run(loop: Loop, job: JobConfig, storage: Storage, plan: Plan, changes: CatalogueChanges) -> StageRecord:
     """Stage `prepare` of a retraining: parts under `storage` to tables/, labels/ and held_back/ of the run.
 
     Every exported event is in tables/interactions.parquet, in held_back/events.parquet, or of an item that the
-    catalogue does not have, which is counted.
+    catalogue does not have, which is counted. The catalogue is that of `storage` with the `changes`.
     """
 
     erased, pseudonyms = erased_users(job), Pseudonyms.from_environment()
@@ -42,39 +43,40 @@ def run(loop: Loop, job: JobConfig, storage: Storage, plan: Plan) -> StageRecord
 
     def work(stage: StageRun) -> dict[str, float]:
         with stage.publish("tables", "labels", HELD_BACK_FOLDER) as (tables, labels, held_back):
-            return _write(storage, plan, job, (tables, labels, held_back), named, stage.log)
+            items = _catalogue(storage, changes, seconds_of_new(own))
+            return _write(storage, plan, job, items, (tables, labels, held_back), named, stage.log)
 
     own = loop.storage
     return loop.stage(
         "prepare",
         work,
         settings={"labels": to_dict(job.retrain.labels), "suspicion": to_dict(job.retrain.suspicion)},
-        inputs=_digests(storage, plan) | ({"erased": erased.digest()} if len(erased) else {}),
+        inputs=_digests(storage, plan)
+        | {"decode_media": require_record(own, "decode_media").fingerprint}
+        | ({"erased": erased.digest()} if len(erased) else {}),
         outputs=[own.items, own.interactions, own.folder("labels"), own.folder(HELD_BACK_FOLDER)],
     )
 
 
-def link_clips(loop: Loop, storage: Storage) -> None:
-    """Make the decoded clips of `storage` those of the run: they are read, and never written here."""
-    record = require_record(storage, "decode_media")
-    clips, target = loop.storage.folder("clips"), storage.folder("clips")
-    if not clips.is_symlink():
-        clips.symlink_to(target, target_is_directory=True)
-    stages = loop.storage.folder("stages")
-    stages.mkdir(exist_ok=True)
-    shutil.copyfile(storage.folder("stages") / f"{record.stage}.json", stages / f"{record.stage}.json")
+def _catalogue(storage: Storage, changes: CatalogueChanges, seconds: Mapping[str, float]) -> pa.Table:
+    """The items table of the run. How long new items are is what their clips say: nobody else told."""
+    items = with_changes(pq.read_table(storage.items), changes)
+    told = pa.array([seconds.get(item_id) for item_id in items["item_id"].to_pylist()], pa.float32())
+    place = items.schema.get_field_index("duration_seconds")
+    known = pc.coalesce(items["duration_seconds"], told)
+    return items.set_column(place, items.schema.field(place), known)
 
 
 def _write(
     storage: Storage,
     plan: Plan,
     job: JobConfig,
+    items: pa.Table,
     folders: tuple[Path, Path, Path],
     named: Callable[[pa.Table], pa.Table],
     log: Callable[[str], None],
 ) -> dict[str, float]:
     tables, labels_folder, held_back_folder = folders
-    items = pq.read_table(storage.items)
     before, new = named(read_events(storage, plan.since)), named(read_events(storage, plan.upto, plan.since))
     is_new = pa.array(np.arange(before.num_rows + new.num_rows) >= before.num_rows)
     events = pa.concat_tables([before, new]).append_column(IS_NEW, is_new)
@@ -83,7 +85,7 @@ def _write(
     shown, _ = _of_catalogue(named(read_impressions(storage, plan.upto)), items)
     labels = label_examples(kept, shown, items, job.retrain.labels, trust_of_users(kept, job.retrain.suspicion))
     pq.write_table(_interactions(kept, shown, labels), tables / "interactions.parquet")
-    shutil.copyfile(storage.items, tables / storage.items.name)
+    pq.write_table(items, tables / storage.items.name)
     for path in (storage.root / "tables" / f"{name}.parquet" for name in ("users", "edges")):
         if path.is_file():
             pq.write_table(named(pq.read_table(path)), tables / path.name)

@@ -5,6 +5,7 @@ import sqlalchemy as sa
 
 from avrec_ray.errors import FeedbackError
 from avrec_ray.feedback.claiming import check_anonymous
+from avrec_ray.feedback.erased import SENT_AGAIN
 from avrec_ray.feedback.impressions import Impression
 from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.store import EventStore
@@ -65,12 +66,29 @@ def test_claim_brings_nothing_erased_back(store: EventStore) -> None:
     assert ids(store, "gone") == ["x"]
 
 
-def test_a_claimed_past_is_erased_with_the_user(store: EventStore) -> None:
+def test_a_claimed_past_is_erased_with_the_user_and_does_not_come_back(store: EventStore) -> None:
+    """A client that never heard the answer sends again, under the visitor's id: nothing links the two any more."""
     store.append([like(VISITOR, "a")], 1e9)
     store.claim(VISITOR, "u")
     assert store.erase("u").removed["events"] == 1
-    assert store.append([like(VISITOR, "a")], 1e9).accepted == 1  # of a visitor whom nobody linked to the user any more
-    assert ids(store, "u") == []
+    again = store.append([like(VISITOR, "a"), like(VISITOR, "b")], 1e9)
+    assert [(rejection.index, rejection.reason) for rejection in again.rejected] == [(0, SENT_AGAIN)]
+    assert "u" not in SENT_AGAIN.split()
+    assert (again.accepted, ids(store, VISITOR), ids(store, "u")) == (1, ["b"], [])
+    assert store.import_interactions(store.export_interactions()[0]) == 0
+
+
+def test_an_erased_past_stays_known_after_a_change_of_keys(url: str) -> None:
+    old = EventStore(url, pseudonyms=Pseudonyms([OLD]))
+    name = old.pseudonyms.of
+    old.append([like(name(VISITOR), "a")], 1e9)
+    old.claim(name(VISITOR), name("u"))
+    old.erase(name("u"))
+    old.close()
+    store = EventStore(url, pseudonyms=Pseudonyms([NEW, OLD]))
+    again = store.append([like(store.pseudonyms.of(VISITOR), "a")], 1e9)
+    assert (again.accepted, [rejection.reason for rejection in again.rejected]) == (0, [SENT_AGAIN])
+    store.close()
 
 
 def test_claim_during_a_change_of_keys_finds_names_under_both(url: str) -> None:

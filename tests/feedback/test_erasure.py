@@ -12,6 +12,7 @@ import pytest
 from avrec_ray.errors import FeedbackError
 from avrec_ray.feedback import erasure
 from avrec_ray.feedback.database import write
+from avrec_ray.feedback.erased import SENT_AGAIN
 from avrec_ray.feedback.impressions import Impression, Watermark
 from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.receipts import from_json, to_json
@@ -145,11 +146,12 @@ def test_an_erased_user_may_begin_anew(kept: EventStore) -> None:
     assert kept.record_impressions([Impression("r2", alice, "a", 0, None, "v1", "", "", time.time() + 1)]) == 1
 
 
-def test_an_event_id_of_two_erased_users_is_erased_twice(kept: EventStore) -> None:
-    """The first user's id was free again for the second."""
+def test_an_erased_event_id_stays_taken_for_everybody(kept: EventStore) -> None:
+    """As it was while the event was there. Whose it was is not told."""
     alice, bob = kept.pseudonyms.of("alice"), kept.pseudonyms.of("bob")
     kept.erase(alice)
-    assert kept.append([Event(bob, "i1", "like", math.nan, event_id="alice-1")], time.time()).accepted == 1
+    got = kept.append([Event(bob, "i1", "like", math.nan, event_id=i) for i in ("alice-1", "bob-new")], time.time())
+    assert (got.accepted, [(r.index, r.reason) for r in got.rejected]) == (1, [(0, SENT_AGAIN)])
     assert kept.erase(bob).removed["events"] == 8
 
 

@@ -1,5 +1,8 @@
-"""A small world for retraining: items known by a vector, people of two tastes, and what they do from day to day."""
+"""A small world for retraining: items known by a vector and a title, people of two tastes, and what they do from day to
+day; new items come with a sound.
+"""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ from avrec_ray.evaluation.tuning import BaselinesConfig
 from avrec_ray.feedback.impressions import Impression
 from avrec_ray.feedback.retrain_config import RetrainConfig
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.media.config import MediaConfig
+from avrec_ray.new_items.store import NewItemStore
+from avrec_ray.new_items.submission import Submission
 from avrec_ray.pipelines import full_loop
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.training.config import FinetuneConfig, OptimConfig, PretrainConfig
@@ -34,7 +40,8 @@ def retrain_job(root: Path, **retrain: Any) -> JobConfig:
     return JobConfig(
         storage_path=str(root),
         data=DataConfig(items=str(given / "items.parquet"), interactions=str(given / "log.parquet")),
-        towers=tiny_towers(video_encoder="precomputed", audio_encoder="none", text_encoder="none", max_clips=1),
+        media=MediaConfig(num_frames=2, frame_size=16, num_mel_bins=8, clip_seconds=0.5, max_clips=1),
+        towers=tiny_towers(video_encoder="precomputed", max_clips=1),
         training=TrainingConfig(
             pretrain=PretrainConfig(epochs=1, batch_size=8),
             finetune=FinetuneConfig(epochs=2, refresh_epochs=1, batch_size=8),
@@ -104,6 +111,26 @@ def first_loop(job: JobConfig) -> None:
 def post(job: JobConfig, events: list[Event]) -> None:
     store = EventStore(job.feedback.store_url(job.storage_path))
     assert store.append(events, received_at_seconds=events[-1].at_seconds).accepted == len(events)
+    store.close()
+
+
+def accept(job: JobConfig, item: Submission, media: Path | None = None) -> None:
+    """Have an item as the service does once a worker has embedded it; `media` is uploaded with it."""
+    store = NewItemStore(job.feedback.store_url(job.storage_path))
+    if media is not None:
+        uploads = job.new_items.uploads(job.storage_path)
+        uploads.mkdir(exist_ok=True)
+        shutil.copyfile(media, uploads / f"{item.item_id}0")
+    assert store.submit(item, media_file=f"{item.item_id}0" if media else None)
+    claim = store.claim("worker", 60)
+    assert claim is not None
+    assert store.finish(claim, "towers of before", b"vectors of before")
+    store.close()
+
+
+def take_down(job: JobConfig, item_id: str) -> None:
+    store = NewItemStore(job.feedback.store_url(job.storage_path))
+    assert store.delete(item_id, is_served=True)
     store.close()
 
 

@@ -1,5 +1,6 @@
 """Retraining on a small world: what it learns from, what it writes, and that a second run does nothing."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from avrec_ray.bundle import load_bundle
 from avrec_ray.config import JobConfig
 from avrec_ray.errors import StageError
 from avrec_ray.feedback.suspicion import SUSPICIONS
+from avrec_ray.new_items.follow import Follower
+from avrec_ray.new_items.store import Change, NewItemStore
+from avrec_ray.new_items.submission import Submission
 from avrec_ray.pipelines import erase_user, retrain
 from avrec_ray.pipelines.event_export import exported, read_events, read_impressions
 from avrec_ray.pipelines.full_loop import open_loop
@@ -18,14 +22,18 @@ from avrec_ray.pipelines.retrain_plan import Outcome, last_finished, read_outcom
 from avrec_ray.pipelines.stage import read_record
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.types import Event
+from tests.media.render import tone, write_media
 from tests.pipelines.retrain_world import (
     DAY_SECONDS,
+    NUM_ITEMS,
     START_SECONDS,
+    accept,
     days,
     first_loop,
     post,
     retrain_job,
     show,
+    take_down,
     write_given,
 )
 
@@ -133,7 +141,10 @@ def test_second_run_does_nothing(learned: Run) -> None:
     before = {path: path.stat().st_mtime_ns for path in learned.storage.root.rglob("*") if path.is_file()}
     again = run(learned.job)
     assert again.outcome is None
-    assert any(line.startswith("nothing to learn: 0 new events behind watermark") for line in again.lines)
+    assert any(
+        line.startswith("nothing to learn: 0 new events behind watermark") and "the last run knew" in line
+        for line in again.lines
+    )
     after = {path: path.stat().st_mtime_ns for path in learned.storage.root.rglob("*") if path.is_file()}
     changed = {path.name for path in after if after[path] != before.get(path)}
     assert changed <= {"retrain.lock", "events.db", "events.db-wal", "events.db-shm"}
@@ -147,20 +158,81 @@ def test_too_few_new_events_wait(learned: Run) -> None:
     assert last_finished(learned.storage) is not None
 
 
-def test_erased_user_is_nowhere_and_in_no_later_run(learned: Run) -> None:
-    """After the test above: it takes a user out of everything that the runs before have written."""
-    job = replace(learned.job, user="u07", scan=True)
-    others = pc.field("user_id") != "u07"
-    before = read_events(learned.storage, exported(learned.storage)).filter(others)
-    erase(job)
-    kept = read_events(learned.storage, exported(learned.storage))
-    assert kept.equals(before)
-    post(job, [event for event in days(28, 2, "after") if event.user_id != "u07"])
-    again = run(learned.job)
-    assert again.outcome is not None
-    interactions = pq.read_table(again.folder / "tables" / "interactions.parquet")
+@pytest.fixture(scope="module")
+def later(learned: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """After the tests above: a user was erased, items came, changed and went, and the next retraining knows it.
+
+    i03 was taken down, i04 has another title and a sound, i05 another title; gone came and went, lost came as a file
+    that is no more, and told at a path that this job may not read.
+    """
+    job = learned.job
+    before = read_events(learned.storage, exported(learned.storage)).filter(pc.field("user_id") != "u07")
+    erase(replace(job, user="u07", scan=True))
+    assert read_events(learned.storage, exported(learned.storage)).equals(before)
+    media = tmp_path_factory.mktemp("media") / "sound.mp4"
+    write_media(media, num_frames=10, fps=10, sound=tone(1.0))
+    for item_id in ("heard", "i04", "lost", "gone"):
+        accept(job, Submission(item_id, f"anew {item_id}", tags=("new",)), media)
+    accept(job, Submission("told", "never", media_uri=str(media)))
+    accept(job, Submission("read", "words alone", tags=("new",)))
+    accept(job, Submission("i05", "anew i05"))
+    (job.new_items.uploads(job.storage_path) / "lost0").unlink()
+    take_down(job, "gone")
+    take_down(job, "i03")
+    at = START_SECONDS + 28.5 * DAY_SECONDS
+    liked = [
+        Event(f"u{n:02d}", item, "like", at + n, event_id=f"{item}-{n}")
+        for item in ("heard", "read", "gone")
+        for n in range(0, 20, 2)
+    ]
+    post(job, [event for event in [*days(28, 2, "after"), *liked] if event.user_id != "u07"])
+    return run(job)
+
+
+def test_erased_user_is_nowhere_and_in_no_later_run(later: Run) -> None:
+    interactions = pq.read_table(later.folder / "tables" / "interactions.parquet")
     assert set(interactions["user_id"].to_pylist()) == {f"u{n:02d}" for n in range(40) if n != 7}
-    erase(job)  # looks through every file and table once more, and raises if the user is in any
+    erase(replace(later.job, user="u07", scan=True))  # looks through all once more, and raises if the user is in any
+
+
+def test_new_items_are_in_the_next_bundle_and_deleted_ones_are_not(later: Run) -> None:
+    assert later.outcome is not None
+    bundle = load_bundle(later.outcome.bundle)
+    assert set(bundle.items.item_ids) == {f"i{n:02d}" for n in range(NUM_ITEMS) if n != 3} | {"heard", "read"}
+    titles = dict(zip(bundle.items.item_ids, bundle.items.titles, strict=True))
+    assert [titles[i] for i in ("heard", "read", "i04", "i06")] == ["anew heard", "words alone", "anew i04", "t6"]
+    store = NewItemStore(later.job.feedback.store_url(later.job.storage_path))
+    assert bundle.metadata.new_items_watermark == store.accepted_items()[1] == 9
+    assert (later.outcome.num_new_items, later.outcome.num_new_items_set_aside) == (4, 2)
+    aside = pq.read_table(later.folder / "quarantine").to_pylist()
+    assert {row["item_id"]: row["reason"] for row in aside} == {"lost": "missing", "told": "forbidden"}
+    assert any("give this job the new_items.media_roots" in line for line in later.lines)
+    followed: list[Change] = []
+    Follower(store, bundle.metadata, frozenset(bundle.items.item_ids), followed.extend).catch_up()
+    store.close()
+    # No vectors of these towers are there yet; of what the bundle holds none will be asked for.
+    assert [(change.kind, change.item_id) for change in followed] == [("delete", "gone"), ("delete", "i03")]
+
+
+def test_new_items_are_heard_and_learned_from(later: Run) -> None:
+    assert later.outcome is not None
+    bundle = load_bundle(later.outcome.bundle)
+    row = bundle.items.index_of
+    assert [bool(bundle.items.warm[row[i]]) for i in ("heard", "read")] == [True, True]
+    assert bundle.items.durations[row["heard"]] == pytest.approx(1.0, abs=0.1)
+    kept = pq.read_table(later.folder / "tables" / "interactions.parquet")
+    by_item = Counter(kept["item_id"].to_pylist())
+    assert (by_item["heard"], by_item["read"], by_item["gone"], by_item["i03"]) == (10, 10, 0, 0)
+    weights = {r["item_id"]: r["label_weight"] for r in kept.to_pylist() if r["event_id"] in ("heard-2", "read-2")}
+    assert all(weight > 0 for weight in weights.values())
+    assert len(weights) == 2
+    tokens = {r["item_id"]: r for r in pq.read_table(later.folder / "item_tokens" / "tokens.parquet").to_pylist()}
+    assert sorted(tokens) == bundle.items.item_ids
+    heard = {i: any(tokens[i]["audio_mask"]) for i in ("heard", "i04", "read", "i06")}
+    assert heard == {"heard": True, "i04": True, "read": False, "i06": False}
+    before = {r["item_id"]: r for r in pq.read_table(later.storage.root / "item_tokens").to_pylist()}
+    assert tokens["i06"] == before["i06"]  # kept
+    assert tokens["i05"]["text_tokens"] != before["i05"]["text_tokens"]
 
 
 def erase(job: JobConfig) -> None:

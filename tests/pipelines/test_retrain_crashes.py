@@ -16,32 +16,39 @@ import pytest
 import ray
 from safetensors.numpy import load_file
 
+from avrec_ray.bundle import load_bundle
+from avrec_ray.new_items.submission import Submission
 from avrec_ray.pipelines.event_export import exported, read_events
 from avrec_ray.pipelines.retrain_plan import unfinished
 from avrec_ray.pipelines.storage import Storage
+from avrec_ray.types import Event
+from tests.media.render import tone, write_media
 from tests.pipelines.retrain_world import (
     DAY_SECONDS,
     START_SECONDS,
+    accept,
     days,
     first_loop,
     post,
     retrain_job,
     show,
+    take_down,
     write_given,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 LABELS = [
-    ["export:events:begun", "export:events:written", "export:impressions:written", "plan:written", "prepare:publishing",
-     "prepare:worked"],
+    ["export:events:begun", "export:events:written", "export:impressions:written", "plan:written", "new_items:noted",
+     "decode_media:worked", "prepare:publishing", "prepare:worked"],
     ["finetune:worked", "bundle:worked", "register:versioned", "register:promoted", "register:recorded",
      "outcome:begun"],
 ]  # fmt: skip
 if os.environ.get("AVREC_EVERY_CRASH_POINT"):
     LABELS = [
         ["export:events:begun", "export:events:written", "export:impressions:begun", "export:impressions:written",
-         "plan:begun", "plan:written", "prepare:begun", "prepare:publishing", "prepare:worked", "drift:worked"],
+         "plan:begun", "plan:written", "new_items:noted", "decode_media:begun", "decode_media:publishing",
+         "decode_media:worked", "prepare:begun", "prepare:publishing", "prepare:worked", "drift:worked"],
         ["split:worked", "baselines:worked", "warm_start:worked", "finetune:worked", "finetune:recorded"],
         ["train_reranker:worked", "refresh:worked", "embed_items:worked", "build_index:worked"],
         ["bundle:worked", "evaluate:publishing", "evaluate:worked", "register:versioned", "register:promoted",
@@ -80,6 +87,7 @@ def result(root: Path, lines: list[dict[str, Any]]) -> dict[str, Any]:
         "tables": [hashlib.sha256(path.read_bytes()).hexdigest() for path in tables],
         "parts": sorted(path.name for path in storage.folder("events").iterdir()),
         "towers": load_file(f"{outcome['bundle']}/towers.safetensors"),
+        "items": load_bundle(outcome["bundle"]).items.item_ids,
         "lists": pq.read_table(folder / "evaluation" / "recommendations.parquet").drop(["score"]).to_pydict(),
     }
 
@@ -93,6 +101,12 @@ def prepared(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     first_loop(job)
     new = days(20, 5, "new", swapped=True)
     post(job, new)
+    sound = root.with_name("sound.mp4")
+    write_media(sound, num_frames=10, fps=10, sound=tone(1.0))
+    accept(job, Submission("heard", "a new item"), sound)
+    take_down(job, "i03")
+    at = START_SECONDS + 24.5 * DAY_SECONDS
+    post(job, [Event(f"u{n:02d}", "heard", "like", at + n, event_id=f"heard-{n}") for n in range(10)])
     mine = [event.item_id for event in new if event.user_id == "u00"][:4]
     show(job, "u00", mine, START_SECONDS + 26 * DAY_SECONDS, "r")
     shutil.copytree(root, root.with_name("before"), symlinks=True)
@@ -104,6 +118,7 @@ def swept(prepared: Path) -> Swept:
     lines = attempts(prepared)
     assert [line["rc"] for line in lines if "rc" in line] == [0], lines
     whole = result(prepared, lines)
+    assert ("heard" in whole["items"], "i03" in whole["items"]) == (True, False)
     shutil.rmtree(prepared)
     prepared.with_name("before").rename(prepared)
     return Swept(prepared, whole)
@@ -127,7 +142,7 @@ def test_run_killed_at_every_step_ends_as_an_uninterrupted_one(swept: Swept) -> 
     lines = attempts(swept.root)
     found = result(swept.root, lines)
     assert not list(swept.root.glob("events/*.part"))
-    for name in ("outcome", "events", "tables", "parts", "lists"):
+    for name in ("outcome", "events", "tables", "parts", "items", "lists"):
         assert found[name] == swept.whole[name], name
     for name, value in swept.whole["towers"].items():
         np.testing.assert_array_equal(found["towers"][name], value, err_msg=name)

@@ -12,11 +12,12 @@ from avrec_ray.config import JobConfig
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.feedback.impressions import Watermark
 from avrec_ray.feedback.store import EventStore
+from avrec_ray.new_items.export import CatalogueChanges
 from avrec_ray.pipelines import retrain_tables
 from avrec_ray.pipelines.retrain_plan import Plan
-from avrec_ray.pipelines.stage import Loop, StageRecord
+from avrec_ray.pipelines.stage import Loop, StageRecord, write_record
 from avrec_ray.pipelines.storage import Storage
-from avrec_ray.types import Event
+from avrec_ray.types import ITEMS, Event
 from tests.feedback.event_rows import acted, catalogue, listed
 
 TRACKING = TrackingConfig(system_metrics_seconds=0.0)
@@ -52,7 +53,9 @@ def prepare(storage: Storage, lines: list[str] | None = None, url: str = "") -> 
     own = Storage.at(str(plan.folder(storage)))
     loop = Loop(own, TRACKING, "retrain", echo=(lines if lines is not None else []).append)
     job = JobConfig(storage_path=str(own.root), feedback=FeedbackConfig(url=url))
-    record = retrain_tables.run(loop, job, storage, plan)
+    write_record(own, StageRecord("decode_media", "as it was", [], {}, "", 0.0))
+    nothing = CatalogueChanges(ITEMS.empty_table(), frozenset(), 0)
+    record = retrain_tables.run(loop, job, storage, plan, nothing)
     loop.close()
     return own, record
 

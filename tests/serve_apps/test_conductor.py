@@ -220,6 +220,23 @@ def test_canary_that_a_gateway_took_back_is_told(stage: Stage) -> None:
     assert set(stage.apps.states) == {"models-v1-s1"}
 
 
+def test_candidate_whose_replicas_stay_down_is_taken_back(stage: Stage) -> None:
+    stage.cfg.down_seconds = 0.2
+    seq = stage.ask("shadow", "v2", share=0.1)
+    stage.play(seq, 3)
+    stage.apps.states["models-v2-s1"] = "starting"
+    assert stage.play(seq, 2).state == "running"
+    stage.apps.states["models-v2-s1"] = "running"
+    stage.conductor.tick()
+    stage.apps.states["models-v2-s1"] = "failed: the reranker died"
+    stage.conductor.tick()
+    time.sleep(0.25)
+    ended = stage.play(seq, 1)
+    assert ended.state == "taken_back"
+    assert "(failed: the reranker died)" in ended.detail
+    assert stage.lineup.candidate is None
+
+
 @pytest.mark.parametrize(("order", "state", "champion"), [("stop", "stopped", "v1"), ("promote", "done", "v2")])
 def test_candidate_is_stopped_or_promoted_by_order(stage: Stage, order: str, state: str, champion: str) -> None:
     seq = stage.ask("ab", "v2", share=0.5)
