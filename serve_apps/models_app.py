@@ -64,7 +64,9 @@ def models_app(cfg: ServeConfig, bundle: str | Path) -> serve.Application:
         workers = deployment(IngestDeployment, "ingest", 4, num_replicas=cfg.new_items.num_workers)
         beside.append(workers.bind({**to_dict(cfg), "bundle": str(bundle)}))
     if cfg.fused_models:
-        fused = deployment(ModelsDeployment, "models", 16, **autoscaling(cfg, cfg.max_matcher_replicas, 1.5))
+        quiet = {"enable_access_log": False}  # a line a call says nothing of a list; the gateway's does
+        scaling = autoscaling(cfg, cfg.max_matcher_replicas, 1.5)
+        fused = deployment(ModelsDeployment, "models", 16, logging_config=quiet, **scaling)
         return fused.bind(str(bundle), to_dict(cfg.matcher), to_dict(cfg.policy), follow, *beside)
     matcher = deployment(MatcherDeployment, "matcher", 32, **autoscaling(cfg, cfg.max_matcher_replicas, 8))
     reranker = deployment(RerankerDeployment, "reranker", 16, **autoscaling(cfg, cfg.max_reranker_replicas, 4))
@@ -107,8 +109,9 @@ def fused_models(models: DeploymentHandle, cfg: ServeConfig) -> Models:
     async def alone(query: Query) -> FusedAnswer:
         return (await ask([query]))[0]
 
-    # Two calls a replica: it never waits for the next while an answer is on its way.
-    together = Coalescer(ask, cfg.max_batch, 2 * cfg.max_matcher_replicas, cfg.deadline_ms / 1000)
+    # One call a replica, and two where there is one: it has the next at hand while an answer is on its way. With more,
+    # calls would carry less.
+    together = Coalescer(ask, cfg.max_batch, max(2, cfg.max_matcher_replicas), cfg.deadline_ms / 1000)
     # Reasons take ten times as long as a list and more: nobody waits for another's.
     return dataclasses.replace(
         models_over(models, models), recommend=lambda query: alone(query) if query.explain else together(query)
