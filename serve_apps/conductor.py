@@ -71,7 +71,7 @@ class Conductor:
         """
         self._store, self._apps, self._cfg = store, apps, cfg
         self._resolve, self._probes, self._registered = resolve, probes, registered
-        self._looked_at = -1e9
+        self._looked_at = self._tidied_at = -1e9
         self._asked_for: set[str] = set()
         self._unused_since: dict[str, float] = {}
         self._down_since: dict[str, float] = {}
@@ -81,10 +81,15 @@ class Conductor:
         now = self._store.current()
         if now is None:
             return
+        self._follow_registry(now.lineup)
+        asked = self._next()
+        # Serve's controller is asked often only while something is under way: it has others to look after.
+        if not asked and time.monotonic() - self._tidied_at < self._cfg.idle_seconds:
+            return
+        self._tidied_at = time.monotonic()
         self._keep_running(now.lineup)
         self._follow_settings(now.lineup)
-        self._follow_registry(now.lineup)
-        for rollout in self._next():
+        for rollout in asked:
             try:
                 self._step(rollout)
             except LineupConflictError:

@@ -21,6 +21,8 @@ class RolloutConfig:
     """How long a canary must stay well before everybody gets it."""
     start_seconds: float = 300.0
     """Longest that a bundle's replicas may take to start."""
+    idle_seconds: float = 5.0
+    """How often the conductor looks after applications while nothing is under way."""
     down_seconds: float = 20.0
     """A candidate whose replicas are not all up for so long is taken back."""
     linger_seconds: float = 15.0
@@ -49,6 +51,7 @@ class RolloutConfig:
         check_range("rollout.start_seconds", self.start_seconds, 1)
         check_range("rollout.linger_seconds", self.linger_seconds, 0)
         check_range("rollout.down_seconds", self.down_seconds, 0)
+        check_range("rollout.idle_seconds", self.idle_seconds, 0)
         check_range("rollout.num_probes", self.num_probes, 1, 10_000)
         check_range("rollout.guard_requests", self.guard_requests, 5)
         for name in ("min_agreement", "max_failure_increase", "max_slow_share", "mirror_share"):

@@ -104,7 +104,7 @@ def stage(bundles: dict[str, Path], tmp_path: Path) -> Iterator[Stage]:
     store = RolloutStore(f"sqlite:///{tmp_path / 'events.db'}")
     champion = Arm(model_version="v1", bundle=str(bundles["v1"]), app="models-v1-s1")
     store.append(Lineup(champion=champion, deployed=str(bundles["v1"]), reason="deployed"), 0)
-    cfg = RolloutConfig(linger_seconds=0.0, registry_poll_seconds=0.5, start_seconds=1.0)
+    cfg = RolloutConfig(idle_seconds=0.0, linger_seconds=0.0, registry_poll_seconds=0.5, start_seconds=1.0)
     stage = Stage(store, SomeApps(), cfg, bundles)
     stage.conductor.tick()  # starts the champion's application, which nobody has
     assert stage.apps.states == {"models-v1-s1": "running"}
