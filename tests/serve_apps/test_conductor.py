@@ -287,7 +287,7 @@ def test_settings_that_changed_swap_the_same_bundle(stage: Stage) -> None:
 
 @pytest.mark.parametrize("crash_after", range(1, 5))
 def test_a_conductor_that_died_goes_on_where_it_was(stage: Stage, crash_after: int) -> None:
-    seq = stage.ask("canary", "v2", share=0.1, seconds=0.01)
+    seq = stage.ask("canary", "v2", share=0.1, seconds=1e-6)
     for _ in range(crash_after):
         stage.conductor.tick()
         stage.restart()
