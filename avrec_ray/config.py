@@ -106,6 +106,8 @@ class ServeSettings:
     gateway_replicas: int = 1
     max_matcher_replicas: int = 2
     max_reranker_replicas: int = 2
+    fused_models: bool = False
+    """Matcher and reranker in one replica, asked by calls that carry many queries (docs/operations.md, presets)."""
     upscale_seconds: float = 10.0
     """A matcher or reranker with too many requests at work for so long gets another replica."""
     downscale_seconds: float = 300.0

@@ -90,6 +90,7 @@ def serve_config(job: JobConfig, bundle: Path) -> ServeConfig:
         gateway_replicas=job.serve.gateway_replicas,
         max_matcher_replicas=job.serve.max_matcher_replicas,
         max_reranker_replicas=job.serve.max_reranker_replicas,
+        fused_models=job.serve.fused_models,
         upscale_seconds=job.serve.upscale_seconds,
         downscale_seconds=job.serve.downscale_seconds,
         deadline_ms=job.serve.deadline_ms,
