@@ -38,7 +38,7 @@ from tests.tiny_bundle import build_tiny_bundle
 
 CLIENTS, EVENTS_A_REQUEST, GIVE_UP = 4, 5, 0.1
 STORE_BYTES = 100_000_000
-RECOVERY_SECONDS = 120.0
+RECOVERY_SECONDS = 300.0
 NODE = {"num_cpus": 3, "object_store_memory": STORE_BYTES}
 TITLES = {
     "gateway": "gateway", "matcher": "matcher", "reranker": "reranker", "controller": "ServeController",
