@@ -2,7 +2,7 @@
 
 Run: PYTHONPATH=. python -m benchmarks.feedback_kills [--kills 100] [--events 10000] [--database sqlite] [--seed 0]
 
-A cluster of three nodes on this machine serves a small bundle from two gateway replicas. Clients post events, five a
+A cluster of three nodes on this machine serves a small bundle from two gateway replicas. Clients post events, ten a
 request; a request that got no answer or an error is mostly sent again, and sometimes given up. At the end: all that was
 acknowledged is stored, only what was sent is stored, nothing is stored or exported twice. Exit status 1 if not. After
 each kill it waits until events are acknowledged again, and tells how long that took. These are deaths of processes:
@@ -36,7 +36,7 @@ from tests.feedback.postgres_server import PostgresServer
 from tests.serve_apps.conftest import free_port
 from tests.tiny_bundle import build_tiny_bundle
 
-CLIENTS, EVENTS_A_REQUEST, GIVE_UP = 4, 5, 0.1
+CLIENTS, EVENTS_A_REQUEST, GIVE_UP = 4, 10, 0.1
 STORE_BYTES = 100_000_000
 RECOVERY_SECONDS = 300.0
 NODE = {"num_cpus": 3, "object_store_memory": STORE_BYTES}
