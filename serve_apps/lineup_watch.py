@@ -31,7 +31,7 @@ class LineupWatch:
         self._stopped = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="lineup", daemon=True)
-        self._condemned: tuple[int, Lineup] | None = None
+        self._condemned: tuple[str, str] | None = None
         variants.on_start, variants.on_close, variants.condemn = self.start, self.stop, self._condemn
 
     def start(self) -> None:
@@ -106,16 +106,28 @@ class LineupWatch:
                 if flow.following is not None:
                     flow.following.close()
 
-    def _condemn(self, revision: int, lineup: Lineup, reason: str) -> None:
-        self._condemned = (revision, lineup.without_candidate(reason))
+    def _condemn(self, _revision: int, lineup: Lineup, reason: str) -> None:
+        assert lineup.candidate is not None
+        self._condemned = (lineup.candidate.app, reason)
 
     def _write_down(self) -> None:
-        """That a candidate must go, for the others; tried until the database takes it. Whoever was first was right."""
+        """That a candidate must go, for all; tried until the database takes it.
+
+        One that was promoted in this very moment goes, too: whoever promoted it did not know.
+        """
         if self._condemned is None:
             return
-        revision, lineup = self._condemned
-        try:
-            self._store.append(lineup, revision)
-        except LineupConflictError:
-            logger.info("lineup %d was followed by another one already", revision)
+        app, reason = self._condemned
+        newest = self._store.current()
+        if newest is not None:
+            after, lineup = None, newest.lineup
+            if lineup.candidate is not None and lineup.candidate.app == app:
+                after = lineup.without_candidate(reason)
+            elif lineup.champion.app == app and lineup.previous is not None:
+                after = lineup.promoted(lineup.previous, reason)
+            if after is not None:
+                try:
+                    self._store.append(after, newest.revision)
+                except LineupConflictError:
+                    return  # looked at again in a moment
         self._condemned = None
