@@ -97,6 +97,7 @@ def test_beyond_the_bound_lists_are_dropped_and_counted(log: ImpressionLog, stor
             log.add(shown(f"r{number}"))
         assert outcome(log, "dropped") == 6  # three lists of three items fit ten
     wait_until(lambda: len(kept(store)) == 9)
+    wait_until(lambda: log._num_waiting == 0)  # a moment after the store has them
     log.add(shown("r9"))
     wait_until(lambda: len(kept(store)) == 12)
 
