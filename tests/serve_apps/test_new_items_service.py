@@ -101,7 +101,7 @@ def test_killed_worker_loses_no_item(service: httpx.Client, config: ServeConfig)
     for number, item_id in enumerate(names, start=1):
         post(service, config, item_id, number)
     soon(lambda: "decoding" in [status(service, item_id) for item_id in names])
-    assert kill_processes("ServeReplica:avrec:ingest") == 1
+    assert kill_processes(":ingest") == 1
     assert "servable" not in [status(service, names[-1])]
     soon(lambda: {status(service, item_id) for item_id in names} == {"servable"})
 
