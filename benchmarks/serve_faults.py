@@ -4,9 +4,9 @@ Run: PYTHONPATH=. python -m benchmarks.serve_faults [--rate 8] [--kills 10] [--s
 
 A cluster of three nodes on this machine; requests leave at a fixed rate whatever became of those before, and their time
 counts from when they should have left. Each bundle's list for each user is computed beforehand in this process: an
-answer that is not the list of the bundle it names, unless it is marked degraded, is a mixture. Swaps go to and fro
-between two bundles whose replicas run; --fresh of them bring one whose replicas must start first. Printed for each
-phase: requests, share without 5xx or a broken connection, mixtures, degraded, p50 and slowest. Exit status 1 below
+answer that is not the list of the bundle it names, unless it is marked degraded, is a mixture. After each kill it waits
+until all replicas run again. Swaps go to and fro between two bundles whose replicas run; --fresh of them bring one
+whose replicas must start first. Printed for each phase: requests, share without 5xx or a broken connection, mixtures, degraded, p50 and slowest. Exit status 1 below
 99.9 %, at a mixture, or where the slowest is more than --added seconds above the calm median.
 """
 
@@ -164,6 +164,14 @@ def wait_until(is_true: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
+def all_run() -> bool:
+    """Whether every deployment has its replicas again: what is tried is one death at a time."""
+    try:
+        return all(app.status == "RUNNING" for app in serve.status().applications.values())
+    except Exception:  # the controller is not back yet
+        return False
+
+
 def whole(url: str) -> bool:
     """Whether a list comes that lacks nothing."""
     try:
@@ -203,7 +211,8 @@ def main(rate: float, num_kills: int, num_swaps: int, num_fresh: int, added_seco
                 for _ in range(num_kills):
                     time.sleep(rng.uniform(0, 1))
                     killer.kill_one(kind)
-                    wait_until(lambda: whole(url), 120)
+                    time.sleep(2.0)  # until Serve has seen it
+                    wait_until(lambda: all_run() and whole(url), 120)
                 return f"{num_kills} kills"
 
             return kill
