@@ -126,7 +126,7 @@ def deployment(replica: type, name: str, max_ongoing_requests: int, **options: A
         max_queued_requests=128,
         max_surge_percent=100,  # a new replica is up before the old one goes
         graceful_shutdown_timeout_s=10,
-        health_check_period_s=5,
+        health_check_period_s=2,  # a replica that was killed is missed no sooner
         health_check_timeout_s=10,
         ray_actor_options={"num_cpus": options.pop("num_cpus", 0.5)},
         **options,
