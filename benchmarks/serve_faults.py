@@ -6,8 +6,9 @@ A cluster of three nodes on this machine; requests leave at a fixed rate whateve
 counts from when they should have left. Each bundle's list for each user is computed beforehand in this process: an
 answer that is not the list of the bundle it names, unless it is marked degraded, is a mixture. After each kill it waits
 until all replicas run again. Swaps go to and fro between two bundles whose replicas run; --fresh of them bring one
-whose replicas must start first. Printed for each phase: requests, share without 5xx or a broken connection, mixtures, degraded, p50 and slowest. Exit status 1 below
-99.9 %, at a mixture, or where the slowest is more than --added seconds above the calm median.
+whose replicas must start first. Printed for each phase: requests, share without 5xx or a broken connection, mixtures,
+degraded, p50 and slowest. Exit status 1 below 99.9 %, at a mixture, or where the slowest is more than --added seconds
+above the calm median.
 """
 
 import argparse
