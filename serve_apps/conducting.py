@@ -5,11 +5,13 @@ import logging
 import math
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ray import serve
+from ray.serve.schema import ApplicationStatusOverview
 
 from avrec_ray.bundle import load_metadata
 from avrec_ray.dataclass_io import from_dict
@@ -37,6 +39,7 @@ class ServeApps:
 
     def __init__(self, cfg: ServeConfig) -> None:
         self._cfg = cfg
+        self._asked_at, self._known = -1e9, dict[str, ApplicationStatusOverview]()
 
     def name(self, model_version: str) -> str:
         """See Apps."""
@@ -44,16 +47,17 @@ class ServeApps:
 
     def names(self) -> list[str]:
         """See Apps."""
-        return [name for name in serve.status().applications if name.startswith(PREFIX)]
+        return [name for name in self._status() if name.startswith(PREFIX)]
 
     def start(self, arm: Arm) -> None:
         """See Apps."""
         target = serve.RunTarget(models_app(self._cfg, arm.bundle), name=arm.app, route_prefix=None)
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        self._asked_at = -1e9
 
     def state(self, app: str) -> str:
         """See Apps."""
-        found = serve.status().applications.get(app)
+        found = self._status().get(app)
         if found is None:
             return "missing"
         if found.status == "RUNNING":
@@ -69,6 +73,13 @@ class ServeApps:
     def delete(self, app: str) -> None:
         """See Apps."""
         serve.delete(app, _blocking=False)
+        self._asked_at = -1e9
+
+    def _status(self) -> dict[str, ApplicationStatusOverview]:
+        """Of all applications, asked for once a tick: the controller has others to look after."""
+        if time.monotonic() - self._asked_at > _TICK_SECONDS / 2:
+            self._known, self._asked_at = serve.status().applications, time.monotonic()
+        return self._known
 
     async def _asked(self, app: str, probes: Sequence[Probe]) -> list[list[str]]:
         models, turn = models_of(app, self._cfg), asyncio.Semaphore(_PROBES_AT_ONCE)
