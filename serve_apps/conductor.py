@@ -255,8 +255,9 @@ class Conductor:
         now = self._store.current()
         assert now is not None
         used = {arm.app for arm in now.lineup.arms}
-        if any(rollout.state in ("starting", "checking") for rollout in self._store.open_rollouts()):
-            used |= set(self._apps.names())
+        for rollout in self._store.open_rollouts():
+            if rollout.state in ("starting", "checking"):
+                used.add(self._arm(rollout).app)
         for app in self._apps.names():
             if app in used:
                 self._unused_since.pop(app, None)

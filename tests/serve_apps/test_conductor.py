@@ -146,6 +146,15 @@ def test_applications_that_nobody_needs_are_taken_down(stage: Stage) -> None:
     assert set(stage.apps.states) == {"models-v2-s1", "models-v3-s1"}
 
 
+def test_applications_go_although_another_rollout_is_under_way(stage: Stage) -> None:
+    """With one rollout after the other there is never a quiet moment."""
+    stage.play(stage.ask("swap", "v2"))
+    stage.apps.states["models-old-s1"] = "running"  # of a lineup of before
+    stage.apps.next_state = "starting"
+    assert stage.play(stage.ask("swap", "v3")).state == "starting"
+    assert set(stage.apps.states) == {"models-v1-s1", "models-v2-s1", "models-v3-s1"}
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
