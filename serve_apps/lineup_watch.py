@@ -69,10 +69,16 @@ class LineupWatch:
         for arm in filter(None, (lineup.champion, lineup.candidate)):
             if arm.app not in self._flows:
                 flow = self._open_flow(arm)
+                asyncio.run(self._reached(flow))
                 self._call(self._made_ready(flow))
                 self._flows[arm.app] = flow
         self._call(self._switched(newest))
         logger.info("lineup %d: %s", newest.revision, lineup.reason)
+
+    async def _reached(self, flow: RequestFlow) -> None:
+        """In this thread: a handle that is used for the first time asks Serve's controller, and the loop would wait."""
+        async with asyncio.timeout(_READY_SECONDS):
+            await flow.models.versions()
 
     async def _made_ready(self, flow: RequestFlow) -> None:
         """The first call through a handle is slow, and no client should wait for it."""
