@@ -24,6 +24,7 @@ from avrec_ray.rollout.store import RolloutStore
 from avrec_ray.types import Query
 from serve_apps.conductor import Conductor
 from serve_apps.config import ServeConfig
+from serve_apps.loopback import keep_replica_on_loopback
 from serve_apps.models_app import PREFIX, app_name, models_app, models_of
 
 logger = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ class ConductorDeployment:
     """One conductor, in a thread."""
 
     def __init__(self, args: dict[str, Any]) -> None:
+        keep_replica_on_loopback()
         cfg = from_dict(ServeConfig, args)
         url, busy_seconds = cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds
         events, registry = EventStore(url, busy_seconds), Registry(cfg)

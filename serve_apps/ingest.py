@@ -9,12 +9,14 @@ from avrec_ray.dataclass_io import from_dict
 from avrec_ray.new_items.ingest import IngestWorker
 from avrec_ray.new_items.store import NewItemStore
 from serve_apps.config import ServeConfig
+from serve_apps.loopback import keep_replica_on_loopback
 
 
 class IngestDeployment:
     """One worker, with a decoding process of its own."""
 
     def __init__(self, args: dict[str, Any]) -> None:
+        keep_replica_on_loopback()
         torch.set_num_threads(1)
         cfg = from_dict(ServeConfig, args)
         store = NewItemStore(cfg.feedback.store_url(cfg.storage_path), cfg.feedback.busy_timeout_seconds)
