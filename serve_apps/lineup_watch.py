@@ -65,9 +65,13 @@ class LineupWatch:
                 is_failing = True
 
     def _take_up(self, newest: Numbered) -> None:
-        lineup = newest.lineup
+        lineup, present = newest.lineup, {arm.app for arm in self._variants.lineup.arms}
         for arm in filter(None, (lineup.champion, lineup.candidate)):
-            if arm.app not in self._flows:
+            if arm.app in self._flows:
+                if arm.app not in present:  # its replicas may have been taken down and started again meanwhile
+                    asyncio.run(self._reached(self._flows[arm.app]))
+                    self._call(self._answers(self._flows[arm.app]))
+            else:
                 flow = self._open_flow(arm)
                 asyncio.run(self._reached(flow))
                 self._call(self._made_ready(flow))
@@ -85,13 +89,16 @@ class LineupWatch:
         if flow.following is not None:
             flow.following.start()
         try:
-            served = await flow.recommend(Query(user_id=None, k=1), (), None, is_shown=False)
-            if served.failed or not served.items:
-                raise RuntimeError(f"{flow.model_version} does not give a list yet: {served.degraded}")
+            await self._answers(flow)
         except BaseException:
             if flow.following is not None:
                 flow.following.close()
             raise
+
+    async def _answers(self, flow: RequestFlow) -> None:
+        served = await flow.recommend(Query(user_id=None, k=1), (), None, is_shown=False)
+        if served.failed or not served.items:
+            raise RuntimeError(f"{flow.model_version} does not give a list yet: {served.degraded}")
 
     async def _switched(self, newest: Numbered) -> None:
         self._variants.switch(newest.revision, newest.lineup, self._flows)
