@@ -113,6 +113,8 @@ class Edge:
         path = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")
         if len(path) + len(scope.get("query_string", b"")) > self._limits.url_bytes:
             return problem(414, f"path and query are longer than {self._limits.url_bytes} bytes")
+        if any(letter < " " or letter == "\x7f" for letter in scope["path"]):  # routes take no newline, or lose one
+            return problem(400, "the path holds a control character; expected none, also when it is %-encoded")
         return None
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:

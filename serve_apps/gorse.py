@@ -33,7 +33,8 @@ _KNOWN = ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated", "
 
 Count = Annotated[int, QueryParameter(ge=1, le=MAX_K)]
 Offset = Annotated[int, QueryParameter(ge=0, le=MAX_K - 1)]
-Categories = Annotated[list[str] | None, QueryParameter(max_length=100)]
+Categories = Annotated[list[str], QueryParameter(max_length=100, default_factory=list)]
+"""Not `| None`: a query cannot say null, and a description that lets it takes one category for a bad value."""
 
 
 class ScoreBody(BaseModel):
@@ -98,9 +99,9 @@ def _add_lists(router: APIRouter, gate: Gate, variants: Variants, inbox: Inbox, 
     async def gorse_recommend(
         request: Request,
         user_id: PathId,
+        category: Categories,
         n: Count = 10,
         offset: Offset = 0,
-        category: Categories = None,
         write_back_type: write_back = None,
         write_back_delay: Annotated[Literal["", "0", "0s", "0m"], QueryParameter(alias="write-back-delay")] = "",
         x_api_version: Annotated[str, Header()] = "1",
@@ -115,7 +116,7 @@ def _add_lists(router: APIRouter, gate: Gate, variants: Variants, inbox: Inbox, 
         query = Query(
             user_id=variants.stored(user_id),
             k=min(n + offset, MAX_K),
-            filters=Filters(categories=tuple(category or ())),
+            filters=Filters(categories=tuple(category)),
         )
         found = _rows(await variants.recommend(query, (), None), offset)
         if event is not None and found:
@@ -125,14 +126,14 @@ def _add_lists(router: APIRouter, gate: Gate, variants: Variants, inbox: Inbox, 
     @router.post("/session/recommend")
     async def gorse_session_recommend(
         body: session_events,  # type: ignore[valid-type]
+        category: Categories,
         n: Count = 10,
         offset: Offset = 0,
-        category: Categories = None,
     ) -> list[ScoreBody]:
         """Items for somebody of whom nothing is known but these events; they are not stored."""
         given: list[Any] = body
         session = [_session_event(place, values, own_names) for place, values in enumerate(given)]
-        query = Query(user_id=None, k=min(n + offset, MAX_K), filters=Filters(categories=tuple(category or ())))
+        query = Query(user_id=None, k=min(n + offset, MAX_K), filters=Filters(categories=tuple(category)))
         return _rows(await variants.recommend(query, session, None), offset)
 
     @router.get("/item/{item_id:path}", responses=NOT_FOUND)

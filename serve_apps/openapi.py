@@ -21,7 +21,7 @@ _SECURITY = {
 EDGE_STATUSES = (400, 408, 413, 414, 431, 500, 503)
 """What any route can answer: a head or a body that is too much, too late or no HTTP, a mistake of ours, no time."""
 _TITLES = {
-    400: "The request is no HTTP that can be read.",
+    400: "The request is no HTTP that can be read, or its path holds a control character.",
     401: "No key, or one that is not known.",
     403: "The key lacks the scope; without keys: the caller is not a program on this machine.",
     404: "There is no such thing.",

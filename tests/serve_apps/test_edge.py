@@ -190,6 +190,13 @@ def test_no_spelling_of_a_path_gets_past_the_keys(make_client: Callable[..., htt
         assert b"location:" not in answer.lower()
 
 
+@pytest.mark.parametrize("coded", ["%0A", "i1%0A", "%0Di1", "i%00", "i%7F"])
+def test_control_characters_in_a_path_are_told_and_not_dropped(client: httpx.Client, coded: str) -> None:
+    answer = client.get(f"/v1/items/{coded}")
+    assert answer.status_code == 400
+    assert "control character" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     "head",
     [
