@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from avrec_ray.cluster_config import ClusterConfig, TrackingConfig
-from avrec_ray.dataclass_io import check_range, from_dict, to_dict
+from avrec_ray.dataclass_io import check_choice, check_range, from_dict, to_dict
 from avrec_ray.datasets.config import DataConfig
 from avrec_ray.errors import ConfigError
 from avrec_ray.evaluation.audit import AuditConfig
@@ -26,6 +26,7 @@ from avrec_ray.retrieval.config import IndexConfig, MatcherConfig
 from avrec_ray.rollout.config import RolloutConfig
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.training.config import FinetuneConfig, PretrainConfig
+from avrec_ray.types import EVENTS
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -101,19 +102,28 @@ class ServeSettings:
     """The HTTP service."""
 
     host: str = "127.0.0.1"
-    """Loopback only, unless AVREC_API_KEYS is set."""
+    """Address to listen on; other than loopback only with API keys (docs/api.md)."""
     port: int = 8080
     gateway_replicas: int = 1
+    """Two on different nodes outlive the loss of one."""
     max_matcher_replicas: int = 2
     max_reranker_replicas: int = 2
+    matcher_ongoing_requests: float = 8.0
+    """Requests at work that a replica should have: with more there will be another, with fewer one less."""
+    reranker_ongoing_requests: float = 4.0
     fused_models: bool = False
-    """Matcher and reranker in one replica, asked by calls that carry many queries (docs/operations.md, presets)."""
+    """Matcher and reranker in one replica, asked by calls that carry many queries; `max_matcher_replicas` bounds it
+    (docs/operations.md, presets)."""
+    max_batch: int = 16
+    """Queries of one such call at most."""
     upscale_seconds: float = 10.0
     """A matcher or reranker with too many requests at work for so long gets another replica."""
     downscale_seconds: float = 300.0
     """One with too few for so long loses one. Replicas start slowly: below a minute their number flaps."""
     deadline_ms: int = 2000
-    """Longest a request may take before it is answered from what is at hand."""
+    """Longest a request may take before it is answered from what is at hand; a client can only ask for less."""
+    max_body_bytes: int = 1_048_576
+    """Larger requests get 413."""
     max_fallback_items: int = 500_000
     """Of a larger catalogue gateways hold no vectors, and lists without a model are popular ones."""
     access_log: bool = False
@@ -122,6 +132,19 @@ class ServeSettings:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     event_names: dict[str, str] = field(default_factory=dict)
     """What clients of Gorse and Metarank call an event, and which of ours it is; goes before the usual names."""
+
+    def __post_init__(self) -> None:
+        check_range("serve.port", self.port, 1, 65535)
+        for name in ("gateway_replicas", "max_matcher_replicas", "max_reranker_replicas", "max_batch", "deadline_ms"):
+            check_range(f"serve.{name}", getattr(self, name), 1)
+        for name in ("matcher_ongoing_requests", "reranker_ongoing_requests"):
+            check_range(f"serve.{name}", getattr(self, name), 0.1)
+        check_range("serve.upscale_seconds", self.upscale_seconds, 0)
+        check_range("serve.downscale_seconds", self.downscale_seconds, 1)
+        check_range("serve.max_fallback_items", self.max_fallback_items, 0)
+        check_range("serve.max_body_bytes", self.max_body_bytes, 1024)
+        for name, event in self.event_names.items():
+            check_choice(f"serve.event_names.{name}", event, EVENTS)
 
 
 @dataclass(kw_only=True)

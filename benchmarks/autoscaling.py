@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -30,6 +31,7 @@ from serve_apps.models_app import PREFIX
 from serve_apps.run import start
 from tests.serve_apps.conftest import free_port
 from tests.tiny_bundle import build_tiny_bundle
+from tests.tiny_models import tiny_towers
 
 USERS = [f"u{n}" for n in range(50)]
 MOST = 3
@@ -70,19 +72,22 @@ def main(surge_seconds: float, downscale_seconds: float, clients: int, plot: Pat
     """Serve, surge, look."""
     with tempfile.TemporaryDirectory() as name, session(ClusterConfig(num_cpus=10)):
         folder = Path(name)
-        bundle = build_tiny_bundle(folder / "v-surge", 5000, random_vectors=True)
+        # A user tower that reads much: it is the matcher whose replicas are too few, not gateway or reranker.
+        towers = replace(tiny_towers(), model_dim=128, user_layers=4, history_length=500)
+        bundle = build_tiny_bundle(folder / "v-surge", 5000, towers=towers, random_vectors=True)
         store = EventStore(f"sqlite:///{folder / 'events.db'}")
         liked = [
-            Event(u, f"i{n * 50 + k}", "like", 1e9 + k, event_id=f"{u}-{k}")
+            Event(u, f"i{(n * 97 + k) % 5000}", "like", 1e9 + k, event_id=f"{u}-{k}")
             for n, u in enumerate(USERS)
-            for k in range(40)
+            for k in range(500)
         ]
         store.append(liked, 2e9)
         store.close()
         cfg = ServeConfig(
             bundle=str(bundle), storage_path=str(folder), port=free_port(), max_matcher_replicas=MOST,
-            max_reranker_replicas=MOST, deadline_ms=30_000, matcher=MatcherConfig(num_candidates=400),
-            upscale_seconds=5.0, downscale_seconds=downscale_seconds, rollout=RolloutConfig(follow_registry=False),
+            max_reranker_replicas=MOST, deadline_ms=30_000, matcher=MatcherConfig(num_candidates=50),
+            matcher_ongoing_requests=3.0, upscale_seconds=5.0, downscale_seconds=downscale_seconds,
+            rollout=RolloutConfig(follow_registry=False),
         )  # fmt: skip
         load = Clients(start(cfg))
         threads = [threading.Thread(target=load.run, args=(n,)) for n in range(clients)]

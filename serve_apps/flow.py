@@ -1,20 +1,15 @@
-"""One request, from the user's history to the list; and what is answered when a part is missing.
+"""One request, from the user's history to the list that lacks what the catalogue does not know and rules block.
 
-The ladder: personal ranking; the matcher's order when the reranker fails; when the matcher fails, time runs out, or the
-models disagree on the bundle, what fallback.py gives: by the vector of the last list, by the mean of the history,
-popular items of the user's segment, popular items. Filters, seen items and blocks of rules are respected on every rung,
-and `degraded` says what was missing and which rung it was.
+Who orders the items, and what happens when a model is missing, is ladder.py.
 """
 
 import asyncio
 import dataclasses
 import logging
-import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 
@@ -23,19 +18,18 @@ from avrec_ray.feedback.profile import Profiler
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.ranking.rule_effects import RuleEffects
 from avrec_ray.retrieval.lexical import LexicalIndex
-from avrec_ray.types import Candidate, Event, Query, RankedItem
+from avrec_ray.types import Event, Query, RankedItem
 from serve_apps.access_log import note_list
-from serve_apps.answers import FusedAnswer, Models, RankAnswer
+from serve_apps.answers import Models
 from serve_apps.fallback import Fallback, Vectors
 from serve_apps.following import Following
+from serve_apps.ladder import Ladder
 from serve_apps.metrics import GatewayMetrics
 from serve_apps.served import Served, in_given_order, with_session
-from serve_apps.stages import UNAVAILABLE, Stages
+from serve_apps.stages import Stages
 from serve_apps.users import LoadProfiles, UserDoor
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _READ_THREADS = 8
 
@@ -70,8 +64,8 @@ class RequestFlow:
         self.model_version = model_version
         self.index_version = index_version
         self.metrics = metrics or GatewayMetrics()
-        self.fallback = Fallback(catalogue, vectors)
-        self.stages = Stages(model_version, deadline_ms)
+        self._fallback, self._stages = Fallback(catalogue, vectors), Stages(model_version, deadline_ms)
+        self._ladder = Ladder(models, self._fallback, self._stages, self.metrics, model_version)
         self.users = UserDoor(store, known_users, load_profiles)
         self.rules = rules or RuleEffects((), catalogue)
         self.history_length = history_length
@@ -93,7 +87,7 @@ class RequestFlow:
         name, history = await self._history(served, query.user_id, session)
         query = dataclasses.replace(query, user_id=name, history=history)
         self._mark_unknown(served, name, history)
-        served.items = await self._personal(served, query) or []
+        served.items = await self._ladder.recommend(served, query)
         return await self._finish(served)
 
     async def rank(
@@ -104,21 +98,21 @@ class RequestFlow:
         name, history = await self._history(served, user_id, ())
         self._mark_unknown(served, name, history)
         query = Query(user_id=name, history=history, k=len(item_ids), explain=explain)
-        scored = await self._stage(served, "match", lambda: self.models.score(query, item_ids))
-        if scored is None or not self._same_model(served, scored.model_version):
-            served.items = self.fallback.rank(item_ids)
+        scored = await self._stages.run(served, "match", lambda: self.models.score(query, item_ids))
+        if scored is None or not self._ladder.same_model(served, scored.model_version):
+            served.items = self._fallback.rank(item_ids)
             return await self._finish(served)
-        ranked = await self._rerank(served, query, scored.candidates)
-        served.items = self.fallback.rank(item_ids) if ranked is None else ranked
+        ranked = await self._ladder.rerank(served, query, scored.candidates)
+        served.items = self._fallback.rank(item_ids) if ranked is None else ranked
         return await self._finish(served)
 
     async def similar(self, row: int, k: int) -> Served:
         """Items near the one in row `row` of the catalogue."""
         served = self._open(None)
         item_id = self.catalogue.item_ids[row]
-        found = await self._stage(served, "match", lambda: self.models.similar(item_id, k))
-        if found is None or not self._same_model(served, found.model_version):
-            served.items = self.fallback.similar(row, k)
+        found = await self._stages.run(served, "match", lambda: self.models.similar(item_id, k))
+        if found is None or not self._ladder.same_model(served, found.model_version):
+            served.items = self._fallback.similar(row, k)
         else:
             served.items = in_given_order(found.candidates, k)
         return await self._finish(served)
@@ -127,10 +121,10 @@ class RequestFlow:
         """Items for a text, and how they were found: by `kind`, or "lexical" where "embedding" cannot be done."""
         served = self._open(None)
         if kind == "embedding":
-            found = await self._stage(served, "match", lambda: self.models.search(text, k))
+            found = await self._stages.run(served, "match", lambda: self.models.search(text, k))
             if found is not None and found.candidates is None:
                 served.lack("text_not_encoded")
-            elif found is not None and self._same_model(served, found.model_version):
+            elif found is not None and self._ladder.same_model(served, found.model_version):
                 served.items = in_given_order(found.candidates or (), k)
                 return await self._finish(served), "embedding"
         loop = asyncio.get_running_loop()
@@ -186,7 +180,7 @@ class RequestFlow:
         read: tuple[str, tuple[Event, ...]] | None = None
         if user_id is not None:
             loop = asyncio.get_running_loop()
-            read = await self._stage(
+            read = await self._stages.run(
                 served,
                 "profile",
                 lambda: loop.run_in_executor(self.readers, self._read, user_id),
@@ -205,70 +199,6 @@ class RequestFlow:
             return
         if not any(e.event != "impression" and self.catalogue.idx(e.item_id) is not None for e in history):
             served.lack("unknown_user")
-
-    async def _personal(self, served: Served, query: Query) -> list[RankedItem] | None:
-        if self.models.recommend is not None:
-            return await self._at_once(served, query, self.models.recommend)
-        matched = await self._stage(served, "match", lambda: self.models.match(query))
-        if matched is None or not self._same_model(served, matched.model_version):
-            return self._without_models(served, query)
-        if served.is_shown:
-            self.metrics.count_candidates(matched.candidates)
-        ranked = await self._rerank(served, query, matched.candidates)
-        if ranked is not None and served.is_shown and not served.degraded:
-            self.metrics.observe_scores(self.model_version, ranked)
-        if ranked is not None and not served.degraded:
-            self.fallback.remember(query.user_id, ranked)
-        return self._without_models(served, query) if ranked is None else ranked
-
-    def _without_models(self, served: Served, query: Query) -> list[RankedItem]:
-        """The best list that this process can give alone; `degraded` says which, unless it is plain popularity."""
-        rung, items = self.fallback.recommend(query)
-        if rung != "popular":
-            served.lack(rung)
-        return items
-
-    async def _at_once(
-        self, served: Served, query: Query, recommend: Callable[[Query], Awaitable[FusedAnswer]]
-    ) -> list[RankedItem]:
-        """Both stages by one call; the time that it took beside reranking is told as that of matching."""
-        told = await self._stage(served, "match", lambda: recommend(query))
-        if told is None or not self._same_model(served, told.model_version):
-            return self._without_models(served, query)
-        served.stages_ms["rerank"] = told.rerank_ms
-        served.stages_ms["match"] = max(0.0, served.stages_ms["match"] - told.rerank_ms)
-        if served.is_shown:
-            self.metrics.count_sources(told.sources)
-        if told.items is None:
-            served.lack(UNAVAILABLE["rerank"])
-            return in_given_order(told.candidates, query.k)
-        if served.is_shown and not served.degraded:
-            self.metrics.observe_scores(self.model_version, told.items)
-        if not served.degraded:
-            self.fallback.remember(query.user_id, told.items)
-        return told.items
-
-    async def _rerank(self, served: Served, query: Query, candidates: Sequence[Candidate]) -> list[RankedItem] | None:
-        """The reranker's list; the matcher's order if it fails; None if it is of another bundle."""
-        ranked = await self._stage(served, "rerank", lambda: self._checked_rerank(query, candidates))
-        if ranked is None:
-            return in_given_order(candidates, query.k)
-        return ranked.items if self._same_model(served, ranked.model_version) else None
-
-    async def _checked_rerank(self, query: Query, candidates: Sequence[Candidate]) -> RankAnswer:
-        ranked = await self.models.rerank(query, candidates)
-        if not all(math.isfinite(item.score) for item in ranked.items):
-            raise ValueError(f"the reranker of {ranked.model_version} gave a score that is not finite")
-        return ranked
-
-    async def _stage(self, served: Served, name: str, call: Callable[[], Awaitable[T]]) -> T | None:
-        return await self.stages.run(served, name, call)
-
-    def _same_model(self, served: Served, model_version: str) -> bool:
-        if model_version == self.model_version:
-            return True
-        served.lack("mixed_model")
-        return False
 
     def _open(self, deadline_ms: int | None) -> Served:
         return Served(min(deadline_ms or self._deadline_ms, self._deadline_ms), self.model_version, self.catalogue)

@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def app_name(cfg: ServeConfig, model_version: str) -> str:
         "policy": to_dict(cfg.policy),
         "new_items": to_dict(cfg.new_items),
         "store": cfg.feedback.store_url(cfg.storage_path),
-        "replicas": [cfg.max_matcher_replicas, cfg.max_reranker_replicas, cfg.upscale_seconds, cfg.downscale_seconds],
+        "matchers": [cfg.max_matcher_replicas, cfg.matcher_ongoing_requests],
+        "rerankers": [cfg.max_reranker_replicas, cfg.reranker_ongoing_requests],
+        "scaling": [cfg.upscale_seconds, cfg.downscale_seconds],
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return f"{PREFIX}{model_version}-{digest[:6]}{_FUSED if cfg.fused_models else ''}"
@@ -68,8 +71,10 @@ def models_app(cfg: ServeConfig, bundle: str | Path) -> serve.Application:
         scaling = autoscaling(cfg, cfg.max_matcher_replicas, 1.5)
         fused = deployment(ModelsDeployment, "models", 16, logging_config=quiet, **scaling)
         return fused.bind(str(bundle), to_dict(cfg.matcher), to_dict(cfg.policy), follow, *beside)
-    matcher = deployment(MatcherDeployment, "matcher", 32, **autoscaling(cfg, cfg.max_matcher_replicas, 8))
-    reranker = deployment(RerankerDeployment, "reranker", 16, **autoscaling(cfg, cfg.max_reranker_replicas, 4))
+    matching = autoscaling(cfg, cfg.max_matcher_replicas, cfg.matcher_ongoing_requests)
+    ranking = autoscaling(cfg, cfg.max_reranker_replicas, cfg.reranker_ongoing_requests)
+    matcher = deployment(MatcherDeployment, "matcher", _most(cfg.matcher_ongoing_requests), **matching)
+    reranker = deployment(RerankerDeployment, "reranker", _most(cfg.reranker_ongoing_requests), **ranking)
     beside.insert(0, matcher.bind(str(bundle), to_dict(cfg.matcher), follow))
     return reranker.bind(str(bundle), to_dict(cfg.policy), follow, *beside)
 
@@ -143,6 +148,11 @@ def autoscaling(cfg: ServeConfig, max_replicas: int, target_ongoing_requests: fl
         "downscale_delay_s": cfg.downscale_seconds,
     }
     return {"autoscaling_config": config}
+
+
+def _most(ongoing_requests: float) -> int:
+    """Requests that a replica works on at once, before others wait: with none to spare it would never be too many."""
+    return max(4, math.ceil(4 * ongoing_requests))
 
 
 async def _awaited(response: Any) -> Any:
