@@ -92,6 +92,14 @@ class Stage:
             self.conductor.tick()
         return self.store.rollout(seq)
 
+    def tick_until(self, is_so: Callable[[], bool]) -> None:
+        """Tick until it is so, or for ten seconds."""
+        deadline = time.monotonic() + 10
+        while not is_so():
+            assert time.monotonic() < deadline
+            self.conductor.tick()
+            time.sleep(0.01)
+
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -191,9 +199,7 @@ def test_replicas_that_fail_or_never_come_end_the_rollout(stage: Stage) -> None:
     stage.apps.next_state = "starting"
     seq = stage.ask("swap", "v3")
     stage.play(seq)
-    deadline = time.monotonic() + 10
-    while stage.store.rollout(seq).state == "starting" and time.monotonic() < deadline:
-        stage.conductor.tick()
+    stage.tick_until(lambda: stage.store.rollout(seq).state != "starting")
     assert "replicas were not up after 1 s" in stage.store.rollout(seq).detail
     stage.conductor.tick()
     assert set(stage.apps.states) == {"models-v1-s1"}
@@ -212,8 +218,7 @@ def test_canary_that_stays_well_is_promoted(stage: Stage) -> None:
     seq = stage.ask("canary", "v2", share=0.1, seconds=0.3)
     assert stage.play(seq, 3).state == "running"
     assert (stage.lineup.mode, stage.lineup.share) == ("canary", 0.1)
-    time.sleep(0.3)
-    stage.conductor.tick()
+    stage.tick_until(lambda: stage.store.rollout(seq).state != "running")
     assert (stage.store.rollout(seq).state, stage.lineup.champion.model_version) == ("done", "v2")
     assert "was well for 0 s" in stage.lineup.reason
 
@@ -239,8 +244,8 @@ def test_candidate_whose_replicas_stay_down_is_taken_back(stage: Stage) -> None:
     stage.conductor.tick()
     stage.apps.states["models-v2-s1"] = "failed: the reranker died"
     stage.conductor.tick()
-    time.sleep(0.25)
-    ended = stage.play(seq, 1)
+    stage.tick_until(lambda: stage.store.rollout(seq).state != "running")
+    ended = stage.store.rollout(seq)
     assert ended.state == "taken_back"
     assert "(failed: the reranker died)" in ended.detail
     assert stage.lineup.candidate is None
@@ -264,12 +269,11 @@ def test_one_bundle_at_a_time(stage: Stage) -> None:
 
 def test_a_new_champion_of_the_registry_is_rolled_out_once(stage: Stage) -> None:
     def follow() -> None:
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline and stage.store.last_of_registry() != stage.registered[0]:  # type: ignore[index]
-            stage.conductor.tick()
+        stage.tick_until(lambda: stage.store.last_of_registry() == stage.registered[0])  # type: ignore[index]
         for _ in range(5):
             stage.conductor.tick()
 
+    stage.cfg.registry_poll_seconds = 0.0  # asked with every tick
     stage.registered = ("1", "v1")
     follow()
     assert stage.lineup.champion.model_version == "v1"
@@ -277,8 +281,8 @@ def test_a_new_champion_of_the_registry_is_rolled_out_once(stage: Stage) -> None
     follow()
     assert stage.lineup.champion.model_version == "v2"
     stage.play(stage.ask("rollback"))
-    time.sleep(0.6)
-    stage.play(1)
+    for _ in range(5):
+        stage.conductor.tick()
     assert stage.lineup.champion.model_version == "v1"  # nobody promoted it again
     stage.registered = ("404", "v404")
     follow()
