@@ -203,7 +203,7 @@ def main(
         expected = lists_of(bundles, store)
         cfg = ServeConfig(
             bundle=str(bundles[0]), storage_path=folder, port=free_port(), matcher=MATCHER, policy=POLICY,
-            gateway_replicas=2, max_matcher_replicas=2, max_reranker_replicas=2, deadline_ms=1500,
+            gateway_replicas=2, max_matcher_replicas=2, max_reranker_replicas=2, deadline_ms=1000,
             # Bundles of random weights agree in nothing: what is tried here is the swap, not the judgement.
             rollout=RolloutConfig(follow_registry=False, min_agreement=0.0, num_probes=1, linger_seconds=5.0),
         )  # fmt: skip
