@@ -123,18 +123,20 @@ def tell(seen: list[tuple[float, int, int]], load: Clients, began: float, plot: 
 
 
 def draw(seen: list[tuple[float, int, int]], seconds: list[tuple[float, float]], plot: Path) -> None:
-    """Replicas and clients above, latency below."""
+    """Clients, replicas, latency, one below the other."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(9, 6))
+    figure, (clients, replicas, latency) = plt.subplots(3, 1, sharex=True, figsize=(9, 6))
     at = [row[0] for row in seen]
-    above.step(at, [row[1] for row in seen], where="post", label="replicas of the matcher")
-    above.step(at, [row[2] for row in seen], where="post", label="clients", alpha=0.5)
-    above.legend()
-    below.plot([s[0] for s in seconds], [s[1] * 1000 for s in seconds], ".", markersize=2)
-    below.set(xlabel="seconds", ylabel="ms a request", yscale="log")
-    figure.savefig(plot, dpi=120)
+    clients.step(at, [row[2] for row in seen], where="post", color="tab:orange")
+    clients.set(ylabel="clients")
+    replicas.step(at, [row[1] for row in seen], where="post")
+    replicas.set(ylabel="matcher replicas", yticks=range(MOST + 1))
+    latency.plot([s[0] for s in seconds], [s[1] * 1000 for s in seconds], ".", markersize=2)
+    latency.set(xlabel="seconds", ylabel="ms a request", yscale="log")
+    figure.tight_layout()
+    figure.savefig(plot, dpi=100)
 
 
 if __name__ == "__main__":

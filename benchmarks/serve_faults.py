@@ -25,7 +25,6 @@ from pathlib import Path
 
 import httpx
 from ray import serve
-from ray.cluster_utils import Cluster
 
 from avrec_ray.cluster_config import ClusterConfig
 from avrec_ray.dataclass_io import to_dict
@@ -39,7 +38,7 @@ from avrec_ray.retrieval.matcher import Matcher
 from avrec_ray.rollout.config import RolloutConfig
 from avrec_ray.rollout.store import OPEN, RolloutStore
 from avrec_ray.types import Event, Query
-from benchmarks.feedback_kills import NODE, Killer
+from benchmarks.feedback_kills import Killer, head_node
 from serve_apps.config import ServeConfig
 from serve_apps.gateway import build_app
 from serve_apps.run import APP_NAME, start
@@ -187,7 +186,7 @@ def main(
     rate: float, num_kills: int, num_swaps: int, num_fresh: int, added_seconds: float, seed: int, only: list[str]
 ) -> None:
     """Serve, ask, break, look."""
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster = head_node()
     with tempfile.TemporaryDirectory() as folder, session(ClusterConfig(address=cluster.address)):
         killer = Killer(cluster, None, seed)
         names = [f"v-{n}" for n in range(2 + num_fresh)]
