@@ -33,8 +33,8 @@ from avrec_ray.pipelines.split import history_paths
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.towers.two_tower import TwoTower
-from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.histories import columns_from_table, pad_histories
+from avrec_ray.training.weights import load_weights
 
 VARIANTS = {
     "full": [],

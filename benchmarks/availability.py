@@ -30,8 +30,8 @@ from avrec_ray.pipelines.question import ask
 from avrec_ray.pipelines.split import read_split
 from avrec_ray.towers.item_tower import ItemTokens
 from avrec_ray.towers.two_tower import TwoTower
-from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.histories import EventColumns, columns_from_table, pad_histories
+from avrec_ray.training.weights import load_weights
 
 FILLS = ("masked", "zero", "mean")
 

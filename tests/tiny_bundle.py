@@ -18,8 +18,8 @@ from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTokens
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.towers.vector_tables import write_embeddings, write_moments
-from avrec_ray.training.checkpoint import save_weights
 from avrec_ray.training.profiles import save_profiles
+from avrec_ray.training.weights import save_weights
 from tests.tiny_models import random_columns, random_tokens, tiny_profiles, tiny_towers
 
 TOWERS_VERSION = "v-towers"

@@ -26,7 +26,7 @@ from avrec_ray.towers.item_tower import ItemTokens, ItemTower, token_shapes
 from avrec_ray.towers.text_checkpoints import tokenize
 from avrec_ray.towers.text_tokens import hash_tokens
 from avrec_ray.towers.two_tower import TwoTower
-from avrec_ray.training.checkpoint import load_weights
+from avrec_ray.training.weights import load_weights
 from avrec_ray.types import MODALITIES, Clip
 
 

@@ -17,7 +17,6 @@ from avrec_ray.pipelines.retrain_plan import Plan
 from avrec_ray.pipelines.retrain_tables import IS_NEW
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, require_record
 from avrec_ray.towers.two_tower import TwoTower
-from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.histories import (
     LABEL_WEIGHT,
     POSITIVE_CODES,
@@ -25,6 +24,7 @@ from avrec_ray.training.histories import (
     pad_histories,
     with_profiles,
 )
+from avrec_ray.training.weights import load_weights
 from avrec_ray.types import INTERACTIONS, POSITIVE_EVENTS
 
 _MAX_TAGS = 50

@@ -22,7 +22,7 @@ from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.embedding_health import alignment, embedding_health
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.towers.vector_tables import write_embeddings, write_moments
-from avrec_ray.training.checkpoint import load_weights
+from avrec_ray.training.weights import load_weights
 
 
 class EmbedItems:

@@ -14,7 +14,7 @@ from avrec_ray.media.clips import iter_clips
 from avrec_ray.pipelines.catalogue import given_vectors, item_durations, read_items, word_ids, write_item_tokens
 from avrec_ray.towers.config import GIVEN, TowersConfig
 from avrec_ray.towers.item_tower import ItemTokens, ItemTower, token_shapes
-from avrec_ray.training.checkpoint import load_weights
+from avrec_ray.training.weights import load_weights
 from avrec_ray.types import MODALITIES
 
 Batch = dict[str, npt.NDArray[Any]]

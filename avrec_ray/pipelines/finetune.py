@@ -25,12 +25,12 @@ from avrec_ray.pipelines.train import Work, run_trainer
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTokens, ItemTower
 from avrec_ray.towers.two_tower import HistoryBatch, TwoTower
-from avrec_ray.training.checkpoint import load_weights, save_weights
 from avrec_ray.training.config import FinetuneConfig
 from avrec_ray.training.histories import POSITIVE_CODES, columns_from_table, with_profiles
 from avrec_ray.training.sequence_batches import SequenceBatches
 from avrec_ray.training.steps import FinetuneStep
 from avrec_ray.training.validation import RankHeldOut, held_out_users
+from avrec_ray.training.weights import load_weights, save_weights
 from avrec_ray.types import MODALITIES
 
 

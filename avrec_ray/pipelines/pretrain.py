@@ -26,12 +26,12 @@ from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.pipelines.train import Work, run_trainer
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTower
-from avrec_ray.training.checkpoint import load_weights, save_weights
 from avrec_ray.training.clip_batches import Augmenter, ClipArrays, ClipBatches
 from avrec_ray.training.config import PretrainConfig
 from avrec_ray.training.epoch_plan import EpochPlan
 from avrec_ray.training.feature_batches import FeatureBatches, num_pairs
 from avrec_ray.training.steps import PretrainStep
+from avrec_ray.training.weights import load_weights, save_weights
 
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:

@@ -37,7 +37,6 @@ from avrec_ray.retrieval.config import IndexConfig
 from avrec_ray.retrieval.index import build_index
 from avrec_ray.retrieval.sources import Asked, Stock, gather
 from avrec_ray.towers.two_tower import TwoTower
-from avrec_ray.training.checkpoint import load_weights, save_weights
 from avrec_ray.training.histories import (
     EVENT_CODES,
     EventColumns,
@@ -45,6 +44,7 @@ from avrec_ray.training.histories import (
     pad_histories,
     with_profiles,
 )
+from avrec_ray.training.weights import load_weights, save_weights
 
 
 def run(loop: Loop, job: JobConfig) -> StageRecord:

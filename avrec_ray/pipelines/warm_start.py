@@ -23,8 +23,8 @@ from avrec_ray.pipelines.storage import Storage
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTower
 from avrec_ray.towers.two_tower import TwoTower
-from avrec_ray.training.checkpoint import save_weights
 from avrec_ray.training.warm_start import ENCODERS, carry_over
+from avrec_ray.training.weights import save_weights
 
 _PRETRAINED = "item_tower.safetensors"
 

@@ -20,8 +20,8 @@ from avrec_ray.ranking.content_likeness import load_likeness
 from avrec_ray.ranking.interaction import AttentionReranker, combine
 from avrec_ray.ranking.lists import Interests, ItemArrays, ItemToItem, context_features, interests_of
 from avrec_ray.retrieval.neighbours import load_neighbours
-from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.histories import EventColumns
+from avrec_ray.training.weights import load_weights
 
 
 @dataclass(eq=False)

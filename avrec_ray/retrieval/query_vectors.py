@@ -11,8 +11,8 @@ import torch
 
 from avrec_ray.bundle import Bundle, Catalogue
 from avrec_ray.towers.two_tower import TwoTower
-from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.histories import EventColumns, columns_from_events, pad_histories, with_profiles
+from avrec_ray.training.weights import load_weights
 from avrec_ray.types import Query
 
 SHORTEST_PADDING = 16

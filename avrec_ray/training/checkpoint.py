@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,36 +32,9 @@ from avrec_ray.training.sharding import (
     whole_state,
 )
 from avrec_ray.training.state import TrainState
+from avrec_ray.training.weights import read_weights
 
 _COMPLETE = "COMPLETE.json"
-
-
-def save_weights(path: Path, module: nn.Module) -> None:
-    """The module's state as one safetensors file."""
-    save_file(whole_state(module), str(path))
-
-
-def load_weights(path: Path, module: nn.Module) -> None:
-    """Load a file of `save_weights`; every name and shape must match.
-
-    Raises:
-        CheckpointError: naming the first tensor that is missing, unknown or of another shape.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"no weights at {path}; run the stage that writes them first")
-    try:
-        stored, wanted = load_file(str(path)), module.state_dict()
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is torn or no safetensors file ({error}); run the stage again") from error
-    for name in sorted(set(stored) ^ set(wanted)):
-        where = "file" if name in stored else "model"
-        raise CheckpointError(f"{path.name}: tensor {name!r} is only in the {where}; model and config differ")
-    for name, value in wanted.items():
-        if stored[name].shape != value.shape:
-            raise CheckpointError(
-                f"{path.name}: tensor {name!r} has shape {tuple(stored[name].shape)}, expected {tuple(value.shape)}"
-            )
-    load_whole_state(module, stored)
 
 
 @dataclass(eq=False)
@@ -133,7 +105,8 @@ def load_state(folder: Path, state: TrainState) -> None:
     verify_checkpoint(folder)
     values = json.loads((folder / "state.json").read_text())
     live = folder / "live.safetensors"
-    load_weights(live if live.is_file() else folder / "model.safetensors", state.module)
+    weights = read_weights(live if live.is_file() else folder / "model.safetensors", state.module)
+    load_whole_state(state.module, weights)
     if state.average is not None:
         kept = load_file(str(folder / "model.safetensors"))
         for name, value in state.average.weights.items():
@@ -149,9 +122,9 @@ def load_state(folder: Path, state: TrainState) -> None:
     for name, value in {**values["patience"], "value": float(values["patience"]["value"])}.items():
         setattr(state.patience, name, value)
     if (folder / "best.safetensors").is_file():
-        weights = dict(state.module.named_parameters())
+        parameters = dict(state.module.named_parameters())
         best = load_file(str(folder / "best.safetensors"))
-        state.patience.weights = {name: placed_like(value, weights[name]) for name, value in best.items()}
+        state.patience.weights = {name: placed_like(value, parameters[name]) for name, value in best.items()}
 
 
 def restore_generators(states: dict[str, Tensor], rank: int, num_workers: int) -> bool:

@@ -21,10 +21,10 @@ from avrec_ray.pipelines.stage import Loop, StageRun
 from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.train import Work, run_trainer
 from avrec_ray.towers.two_tower import TwoTower
-from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.config import FinetuneConfig
 from avrec_ray.training.sequence_batches import SequenceBatch, SequenceBatches
 from avrec_ray.training.steps import FinetuneStep
+from avrec_ray.training.weights import load_weights
 from tests.tiny_models import random_columns, random_tokens, tiny_towers
 
 CFG = tiny_towers(dropout=0.1)

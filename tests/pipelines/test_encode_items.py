@@ -23,8 +23,8 @@ from avrec_ray.pipelines.storage import Storage
 from avrec_ray.pipelines.towers_of_job import with_widths
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTower
-from avrec_ray.training.checkpoint import load_weights, save_weights
 from avrec_ray.training.config import PretrainConfig
+from avrec_ray.training.weights import load_weights, save_weights
 from avrec_ray.types import check_items
 from tests.tiny_models import random_inputs, tiny_towers
 from tests.towers.tiny_checkpoints import bert, siglip

@@ -37,8 +37,8 @@ from avrec_ray.ranking.reranker import Reranker
 from avrec_ray.retrieval.matcher import Matcher
 from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.towers.two_tower import TwoTower
-from avrec_ray.training.checkpoint import load_weights
 from avrec_ray.training.config import FinetuneConfig, OptimConfig, PretrainConfig
+from avrec_ray.training.weights import load_weights
 from avrec_ray.types import Query
 from tests.pipelines.recommend_cases import histories_of
 from tests.tiny_models import tiny_towers

@@ -24,10 +24,10 @@ from avrec_ray.retrieval.config import MatcherConfig, NeighbourConfig
 from avrec_ray.retrieval.neighbours import fit_neighbours
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.item_tower import ItemTower
-from avrec_ray.training.checkpoint import save_weights
 from avrec_ray.training.config import FinetuneConfig
 from avrec_ray.training.histories import EventColumns
 from avrec_ray.training.steps import FinetuneStep
+from avrec_ray.training.weights import save_weights
 from avrec_ray.types import INTERACTIONS, ITEMS
 from tests.tiny_measured import describe_split
 from tests.tiny_models import random_columns, random_tokens, tiny_towers, tiny_user_tables

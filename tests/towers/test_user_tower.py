@@ -12,8 +12,8 @@ from torch import Tensor
 
 from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.two_tower import HistoryBatch, TwoTower
-from avrec_ray.training.checkpoint import load_weights, save_weights
 from avrec_ray.training.histories import pad_histories, with_profiles
+from avrec_ray.training.weights import load_weights, save_weights
 from tests.tiny_models import random_columns, random_history, random_tokens, tiny_profiles, tiny_towers
 
 CFG = tiny_towers()

@@ -8,18 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from avrec_ray.errors import CheckpointError
-from avrec_ray.towers.two_tower import TwoTower
-from avrec_ray.training.checkpoint import (
-    load_checkpoint,
-    load_weights,
-    restore_generators,
-    save_checkpoint,
-    save_weights,
-    verify_checkpoint,
-)
+from avrec_ray.training.checkpoint import load_checkpoint, restore_generators, save_checkpoint, verify_checkpoint
 from avrec_ray.training.config import OptimConfig
 from avrec_ray.training.fit import build_optimizer
-from tests.tiny_models import tiny_towers
 
 
 def net(width: int = 3) -> nn.Module:
@@ -44,49 +35,6 @@ def trained(steps: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 def equal_states(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_save_weights_round_trips_the_towers(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    towers, others = TwoTower(tiny_towers(), 5), TwoTower(tiny_towers(), 5)
-    assert not equal_states(towers.state_dict(), others.state_dict())
-    save_weights(tmp_path / "w.safetensors", towers)
-    load_weights(tmp_path / "w.safetensors", others)
-    assert equal_states(towers.state_dict(), others.state_dict())
-
-
-def test_load_weights_of_another_shape_names_the_tensor(tmp_path: Path) -> None:
-    save_weights(tmp_path / "w.safetensors", net(3))
-    with pytest.raises(CheckpointError, match=r"tensor '0.weight' has shape \(3, 2\), expected \(4, 2\)"):
-        load_weights(tmp_path / "w.safetensors", net(4))
-
-
-@pytest.mark.parametrize(("stored", "wanted", "where"), [(2, 3, "model"), (3, 2, "file")])
-def test_load_weights_with_another_set_of_tensors_says_where(
-    tmp_path: Path, stored: int, wanted: int, where: str
-) -> None:
-    save_weights(tmp_path / "w.safetensors", nn.ModuleList(nn.Linear(1, 1) for _ in range(stored)))
-    with pytest.raises(CheckpointError, match=f"tensor '2.bias' is only in the {where}"):
-        load_weights(tmp_path / "w.safetensors", nn.ModuleList(nn.Linear(1, 1) for _ in range(wanted)))
-
-
-def test_load_weights_that_fail_leave_the_module_as_it_was(tmp_path: Path) -> None:
-    save_weights(tmp_path / "w.safetensors", net(3))
-    module = net(4)
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    with pytest.raises(CheckpointError):
-        load_weights(tmp_path / "w.safetensors", module)
-    assert equal_states(module.state_dict(), before)
-
-
-def test_load_weights_of_a_missing_or_torn_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    with pytest.raises(CheckpointError, match=r"no weights at .*run the stage"):
-        load_weights(path, net())
-    save_weights(path, net())
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(CheckpointError, match=r"w\.safetensors is torn or no safetensors file"):
-        load_weights(path, net())
 
 
 def test_checkpoint_restores_module_optimizer_and_epoch_exactly(tmp_path: Path) -> None:
