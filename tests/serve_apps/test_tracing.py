@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import httpx
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -87,3 +91,42 @@ def test_console_exporter_writes_spans() -> None:
     told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert '"name": "stage match"' in told.stdout
     assert '"service.instance.id": "r1"' in told.stdout
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Keeps what is posted to it."""
+
+    received: ClassVar[list[tuple[str, bytes]]] = []
+
+    def do_POST(self) -> None:
+        self.received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+def test_otlp_exporter_sends_spans_to_a_collector() -> None:
+    code = (
+        "from serve_apps import tracing; tracing.begin_tracing('r1')\n"
+        "with tracing.stage_span('match', 'v1') as span: tracing.mark_failed(span, 'deadline')\n"
+    )  # fmt: skip
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        environment = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "PATH": "/usr/bin:/bin"}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True)  # spans go out before it ends
+        server.shutdown()
+        thread.join()
+    ((path, body),) = Collector.received
+    assert path == "/v1/traces"
+    (of_service,) = ExportTraceServiceRequest.FromString(body).resource_spans
+    (span,) = of_service.scope_spans[0].spans
+    assert span.name == "stage match"
+    assert {a.key: a.value.string_value for a in span.attributes} == {
+        "avrec.model_version": "v1", "error.type": "deadline",
+    }  # fmt: skip
+    told = {a.key: a.value.string_value for a in of_service.resource.attributes}
+    assert (told["service.name"], told["service.instance.id"]) == ("avrec_ray", "r1")
