@@ -25,6 +25,7 @@ _TITLES = {
     401: "No key, or one that is not known.",
     403: "The key lacks the scope; without keys: the caller is not a program on this machine.",
     404: "There is no such thing.",
+    405: "What is asked for knows another method; Allow says which.",
     409: "It cannot be done in the state that things are in; `detail` says why.",
     408: "The body took too long to arrive.",
     413: "The body is too large.",

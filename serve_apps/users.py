@@ -15,7 +15,7 @@ from avrec_ray.feedback.store import EventStore
 from avrec_ray.training.profiles import UserProfiles
 from avrec_ray.types import Event
 from serve_apps.problems import ProblemError
-from serve_apps.schemas import PathId
+from serve_apps.schemas import PROBLEM, PathId
 from serve_apps.user_bodies import ClaimRequest, ClaimResponse, ProfileResponse, Receipt, UserData
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class UserDoor:
         return {"user_id": user_id, **data, "profile": profile}
 
 
+_PARTS = {"profile": "GET", "data": "GET", "claim": "POST"}
+"""What lies below a user, and how it is asked for."""
+
+
 def add_profile_routes(reads: APIRouter, writes: APIRouter, variants: "Variants") -> None:
     """What a user's history says in words; and visitors who become users."""
 
@@ -99,9 +103,17 @@ def add_user_routes(router: APIRouter, variants: "Variants") -> None:
         """Events, impressions and profile of one user."""
         return UserData(**await _from_store(variants.champion.users.data, user_id))
 
-    @router.delete("/v1/users/{user_id:path}")
+    @router.delete("/v1/users/{user_id:path}", responses={405: PROBLEM})
     async def erase_user(user_id: PathId) -> Receipt:
         """Forget a user: unknown to every replica from the next read on. Sending it again is safe."""
+        owner, _, part = user_id.rpartition("/")
+        if owner and part in _PARTS:  # whoever means the user `owner` must get no receipt for another one
+            raise ProblemError(
+                405,
+                f"DELETE /v1/users/{{id}} forgets a user whole; a user whose id ends in /{part} is erased by "
+                "jobs.erase_user",
+                headers={"Allow": _PARTS[part]},
+            )
         receipt = await _from_store(lambda: variants.store.erase(variants.stored(user_id)))
         return Receipt(**to_dict(receipt))
 
