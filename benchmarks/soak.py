@@ -129,11 +129,9 @@ class Watch:
 
 def kind_of(process: psutil.Process) -> str:
     """What a process of Ray is."""
-    title = title_of(process)
-    if title.startswith("ray::ServeReplica"):
-        return title.split(":")[-1].split("#")[0]
-    if title:
-        return title.removeprefix("ray::").split(".")[0]
+    title = title_of(process).strip()
+    if title:  # "ray::ServeReplica:<application>:<deployment>", and while it works ".<method>" behind it
+        return title.split(":")[-1].split(".")[0]
     words = " ".join(process.cmdline())
     return LOG_MONITOR if "log_monitor" in words else "gcs" if "gcs_server" in words else "raylet and agents"
 
