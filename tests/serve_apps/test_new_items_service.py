@@ -96,21 +96,16 @@ def test_hostile_media_are_refused_with_their_reason(service: httpx.Client) -> N
     assert service.get("/v1/items/evil/status").json()["reason"] == "not_media"
 
 
-def test_killed_worker_loses_no_item(service: httpx.Client, config: ServeConfig) -> None:
-    names: list[str] = []
+@pytest.mark.parametrize("first", [1, NUM_CLIPS])
+def test_killed_worker_loses_no_item(service: httpx.Client, config: ServeConfig, first: int) -> None:
+    names = [f"k{number}" for number in range(first, first + NUM_CLIPS - 1)]
 
     def states() -> set[str]:
         return {status(service, item_id) for item_id in names}
 
-    def is_at_work() -> bool:
-        found = states()
-        if found <= {"servable"}:  # faster than we look: more of them
-            for number in range(1, NUM_CLIPS):
-                names.append(f"k{len(names) + 1}")
-                post(service, config, names[-1], number)
-        return "decoding" in found
-
-    soon(is_at_work)
+    for number, name in enumerate(names, 1):
+        post(service, config, name, number)
+    soon(lambda: states() != {"queued"})  # the worker has begun
     assert kill_processes(":ingest") == 1
     soon(lambda: states() == {"servable"})
 
