@@ -7,6 +7,7 @@
     taste_neighbours.safetensors       item-to-item tables, see NeighbourConfig
     session_neighbours.safetensors
     content.safetensors                a vector an item, by which its content is compared with other items'
+    classes.safetensors                what each kind of user likes
     predictor.safetensors, .json       how items that join later get neighbours and such a vector
     items.parquet                      the catalogue: facts of each item, tags, popularity
     embeddings.parquet moments.parquet one row an item, one row a moment
@@ -42,14 +43,15 @@ from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.vector_tables import moment_arrays, vectors_of
 from avrec_ray.training.profiles import UserProfiles, load_profiles
 
-FORMAT = 4
+FORMAT = 5
 """Version of the directory layout."""
 
 NEIGHBOUR_FILES = ("taste_neighbours.safetensors", "session_neighbours.safetensors")
 CONTENT_FILE = "content.safetensors"
+CLASSES_FILE = "classes.safetensors"
 REQUIRED_FILES = (
-    "towers.safetensors", "reranker.safetensors", *NEIGHBOUR_FILES, CONTENT_FILE, "items.parquet",
-    "embeddings.parquet", "moments.parquet",
+    "towers.safetensors", "reranker.safetensors", *NEIGHBOUR_FILES, CONTENT_FILE, CLASSES_FILE,
+    "items.parquet", "embeddings.parquet", "moments.parquet",
 )  # fmt: skip
 """Files without which nothing can be served; the index checks its own."""
 
@@ -97,6 +99,8 @@ class Catalogue:
     """Share of training positives, sums to 1 (or all 0)."""
     recent_popularity: npt.NDArray[np.float32]
     """The same with newer positives counting more, see `RerankerConfig.popularity_half_life_days`."""
+    choices_per_day: npt.NDArray[np.float32]
+    """Training positives by day that the item was out, see `pipelines.catalogue`."""
     warm: npt.NDArray[np.bool_]
     """True where the item had behaviour in training."""
 
@@ -104,6 +108,11 @@ class Catalogue:
     def index_of(self) -> dict[str, int]:
         """`item_id` to `item_idx`."""
         return {item_id: row for row, item_id in enumerate(self.item_ids)}
+
+    @property
+    def popularities(self) -> npt.NDArray[np.float32]:
+        """[N, 3]: of all time, of late, and by day."""
+        return np.stack([self.popularity, self.recent_popularity, self.choices_per_day], 1)
 
     @cached_property
     def popular_order(self) -> npt.NDArray[np.int64]:
@@ -162,6 +171,7 @@ def catalogue_table(catalogue: Catalogue) -> pa.Table:
             "duration_seconds": pa.array(catalogue.durations, pa.float32()),
             "popularity": pa.array(catalogue.popularity, pa.float32()),
             "recent_popularity": pa.array(catalogue.recent_popularity, pa.float32()),
+            "choices_per_day": pa.array(catalogue.choices_per_day, pa.float32()),
             "warm": pa.array(catalogue.warm, pa.bool_()),
         }
     )
@@ -179,6 +189,7 @@ def catalogue_from_table(table: pa.Table) -> Catalogue:
         durations=np.array(table["duration_seconds"].to_numpy(), np.float32),
         popularity=np.array(table["popularity"].to_numpy(), np.float32),
         recent_popularity=np.array(table["recent_popularity"].to_numpy(), np.float32),
+        choices_per_day=np.array(table["choices_per_day"].to_numpy(), np.float32),
         warm=np.array(table["warm"].to_numpy(zero_copy_only=False), bool),
     )
 

@@ -52,6 +52,7 @@ class World:
             durations=np.ones(NUM_ITEMS, np.float32),
             popularity=np.zeros(NUM_ITEMS, np.float32),
             recent_popularity=np.zeros(NUM_ITEMS, np.float32),
+            choices_per_day=np.zeros(NUM_ITEMS, np.float32),
             warm=self.warm,
         )
 

@@ -72,7 +72,7 @@ def test_bundle_round_trips(pristine: Path) -> None:
     assert sorted(bundle.metadata.files) == ALL_FILES
     for name in ("item_ids", "titles", "categories", "tags", "creator_ids", "languages"):
         assert getattr(bundle.items, name) == getattr(expected, name)
-    for name in ("durations", "popularity", "recent_popularity", "warm"):
+    for name in ("durations", "popularity", "recent_popularity", "choices_per_day", "warm"):
         np.testing.assert_array_equal(getattr(bundle.items, name), getattr(expected, name))
         assert getattr(bundle.items, name).dtype == getattr(expected, name).dtype
     assert (bundle.embeddings.shape, bundle.embeddings.dtype) == ((40, 8), np.float32)
@@ -182,10 +182,10 @@ def test_bundle_whose_tables_list_other_items_is_refused(copy: Path) -> None:
         (None, "is not a bundle .*python -m jobs.full_loop"),
         ("{", "is not a bundle"),
         ("\udcff", "is not a bundle"),
-        ("[]", "format None, this code reads 4"),
-        ('{"format": 1}', "format 1, this code reads 4"),
-        ('{"format": 4}', "does not hold a bundle's metadata .*'model_version' is missing"),
-        ('{"format": 4, "flavour": 3}', "does not hold a bundle's metadata .*unknown key 'flavour'"),
+        ("[]", "format None, this code reads 5"),
+        ('{"format": 1}', "format 1, this code reads 5"),
+        ('{"format": 5}', "does not hold a bundle's metadata .*'model_version' is missing"),
+        ('{"format": 5, "flavour": 3}', "does not hold a bundle's metadata .*unknown key 'flavour'"),
     ],
 )
 def test_bundle_with_unreadable_metadata_is_refused(copy: Path, content: str | None, message: str) -> None:
@@ -241,6 +241,7 @@ def test_catalogue_round_trips_with_every_kind_of_unknown() -> None:
         durations=np.array([np.nan, 0.0, 2.5], np.float32),
         popularity=np.zeros(3, np.float32),
         recent_popularity=np.zeros(3, np.float32),
+        choices_per_day=np.array([0.5, 0.0, 3.0], np.float32),
         warm=np.array([False, True, False]),
     )
     again = catalogue_from_table(catalogue_table(catalogue))

@@ -6,11 +6,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, BundleMetadata, Catalogue, catalogue_table, save_bundle
+from avrec_ray.bundle import (
+    CLASSES_FILE,
+    CONTENT_FILE,
+    NEIGHBOUR_FILES,
+    BundleMetadata,
+    Catalogue,
+    catalogue_table,
+    save_bundle,
+)
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.ranking.config import TARGETS, RerankerConfig
 from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.ranking.interaction import AttentionReranker
+from avrec_ray.ranking.user_classes import ClassTastes
 from avrec_ray.retrieval.config import IndexConfig
 from avrec_ray.retrieval.index import build_index
 from avrec_ray.retrieval.neighbours import fit_neighbours
@@ -82,6 +91,7 @@ def build_tiny_bundle(
             fit_neighbours(users, chosen, num_users, len(items), table).save(staging / name)
         content = rng.normal(size=(len(items), 6)) / np.sqrt(6)
         ContentLikeness(content.astype(np.float16)).save(staging / CONTENT_FILE)
+        tiny_tastes(cfg.embedding_dim + content.shape[1], seed).save(staging / CLASSES_FILE)
         pq.write_table(catalogue_table(items), staging / "items.parquet")
         profiles = tiny_profiles(random_columns(8, len(items), seed), cfg).profiles
         if profiles is not None:
@@ -92,6 +102,13 @@ def build_tiny_bundle(
             _write_vectors(staging, two_tower, items, tiny_tokens(cfg, len(items), seed))
 
     return save_bundle(folder, metadata, write_files)
+
+
+def tiny_tastes(dim: int, seed: int = 0) -> ClassTastes:
+    """Three kinds of users with random tastes."""
+    rng = np.random.default_rng(seed)
+    shares = np.array([0.5, 0.3, 0.2], np.float32)
+    return ClassTastes(rng.normal(size=(3, dim)).astype(np.float32), np.zeros(3, np.float32), shares, 0.7, 0.9)
 
 
 def tiny_catalogue(num_items: int, seed: int = 0) -> Catalogue:
@@ -110,6 +127,7 @@ def tiny_catalogue(num_items: int, seed: int = 0) -> Catalogue:
         durations=durations,
         popularity=(counts / max(counts.sum(), 1)).astype(np.float32),
         recent_popularity=(counts[::-1] / max(counts.sum(), 1)).astype(np.float32) * (counts > 0),
+        choices_per_day=np.maximum(counts, 1).astype(np.float32),
         warm=counts > 0,
     )
 

@@ -117,6 +117,8 @@ def add_item(items: Catalogue, item: NewItem) -> int:
     items.durations = np.append(items.durations, np.float32(item.duration_seconds))
     items.popularity = np.append(items.popularity, np.float32(0))
     items.recent_popularity = np.append(items.recent_popularity, np.float32(0))
+    usual = np.float32(items.choices_per_day.mean() if row else 0)  # nothing is known against it yet
+    items.choices_per_day = np.append(items.choices_per_day, usual)
     items.warm = np.append(items.warm, False)
     items.item_ids.append(facts.item_id)
     items.__dict__["popular_order"] = np.append(popular_order, row)  # nobody is less popular, and ties go by row

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, BundleMetadata, catalogue_table, load_bundle, save_bundle
+from avrec_ray.bundle import (
+    CLASSES_FILE,
+    CONTENT_FILE,
+    NEIGHBOUR_FILES,
+    BundleMetadata,
+    catalogue_table,
+    load_bundle,
+    save_bundle,
+)
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.new_items.export import watermark_of
@@ -17,6 +25,7 @@ from avrec_ray.pipelines.profiles import read_profiles
 from avrec_ray.pipelines.split import read_split
 from avrec_ray.pipelines.stage import Loop, StageRecord, StageRun, fingerprint_of, require_record
 from avrec_ray.pipelines.towers_of_job import with_widths
+from avrec_ray.towers.vector_tables import vectors_of
 from avrec_ray.training.histories import columns_from_table
 from avrec_ray.training.profiles import save_profiles
 
@@ -74,13 +83,16 @@ def _write_parts(root: Path, job: JobConfig, staging: Path) -> None:
     shutil.copy(root / "embeddings" / "embeddings.parquet", staging)
     shutil.copy(root / "moments" / "moments.parquet", staging)
     shutil.copytree(root / "index", staging / "index")
-    item_ids = pq.read_table(staging / "embeddings.parquet", columns=["item_id"])["item_id"].to_pylist()
+    embedded = pq.read_table(staging / "embeddings.parquet")
+    item_ids = embedded["item_id"].to_pylist()
+    embeddings = vectors_of(embedded, "embedding", job.towers.embedding_dim)
     parts = read_split(root).fitted
-    item_to_item, predictor = fit_with_predictor(root, job, parts, item_ids)
+    item_to_item, predictor = fit_with_predictor(root, job, parts, item_ids, embeddings)
     predictor.save(staging)
     for table, name in zip((item_to_item.taste, item_to_item.session), NEIGHBOUR_FILES, strict=True):
         table.save(staging / name)
     item_to_item.content.save(staging / CONTENT_FILE)
+    item_to_item.classes.tastes.save(staging / CLASSES_FILE)
     items = read_items(root / "tables" / "items.parquet", item_ids)
     fitted = read_fitted(root, parts)
     catalogue = build_catalogue(items, fitted, item_durations(items), job.reranker.popularity_half_life_days)

@@ -18,6 +18,9 @@ from avrec_ray.towers.item_tower import ItemTokens, token_shapes
 from avrec_ray.towers.text_ids import text_ids
 from avrec_ray.types import MODALITIES, POSITIVE_EVENTS
 
+PSEUDO_CHOICES = 2.0
+"""What is believed of an item's choices by day beforehand weighs as much as so many choices."""
+
 
 def read_items(items_path: Path, item_ids: list[str]) -> pa.Table:
     """Rows of the items table for `item_ids`, in that order; without the vector columns, which are wide."""
@@ -75,7 +78,7 @@ def build_catalogue(
     """The catalogue of a bundle; popularity and warmth come from the interactions that the towers learned from."""
     item_ids = items["item_id"].to_pylist()
     counts = positive_counts(fitted, item_ids)
-    popularity = popularity_shares(fitted, item_ids, half_life_days)
+    popularity = popularities(fitted, items, half_life_days)
     return Catalogue(
         item_ids=item_ids,
         titles=items["title"].to_pylist(),
@@ -86,6 +89,7 @@ def build_catalogue(
         durations=durations,
         popularity=popularity[:, 0],
         recent_popularity=popularity[:, 1],
+        choices_per_day=popularity[:, 2],
         warm=counts > 0,
     )
 
@@ -116,6 +120,36 @@ def popularity_shares(interactions: pa.Table, item_ids: list[str], half_life_day
     shares = np.zeros((len(item_ids), 2))
     np.add.at(shares, rows[rows >= 0], weights)
     return (shares / np.maximum(shares.sum(0), 1e-12)).astype(np.float32)
+
+
+def popularities(interactions: pa.Table, items: pa.Table, half_life_days: float) -> npt.NDArray[np.float32]:
+    """Of each row of `items`, [N, 3]: both of `popularity_shares`, and `choices_per_day`."""
+    shares = popularity_shares(interactions, items["item_id"].to_pylist(), half_life_days)
+    return np.concatenate([shares, choices_per_day(interactions, items)[:, None]], 1)
+
+
+def choices_per_day(interactions: pa.Table, items: pa.Table) -> npt.NDArray[np.float32]:
+    """Positive events by day that an item was out within the log, [N]: what came late had less time to be chosen.
+
+    Shrunk to the mean of all by PSEUDO_CHOICES of them, the mean of a gamma posterior; an item that nobody chose has
+    the mean. An item is out from its publication, at the latest from its first event on; where the publication is
+    unknown, from the log's begin on.
+    """
+    item_ids = items["item_id"].to_pylist()
+    counts = positive_counts(interactions, item_ids)
+    at_seconds = interactions["at"].cast(pa.int64()).to_numpy() / 1e6
+    begin, end = at_seconds.min(initial=np.inf), at_seconds.max(initial=-np.inf)
+    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+    rows = np.array([row_of.get(item_id, -1) for item_id in interactions["item_id"].to_pylist()], np.int64)
+    out_seconds = pc.cast(items["published_at"], pa.int64()).to_numpy(zero_copy_only=False).astype(np.float64) / 1e6
+    out_seconds = np.clip(np.nan_to_num(out_seconds, nan=-np.inf), begin, end) if len(at_seconds) else out_seconds
+    np.minimum.at(out_seconds, rows[rows >= 0], at_seconds[rows >= 0])
+    days = (end - out_seconds) / 86_400
+    if not counts.any() or days.sum() <= 0:
+        return np.full(len(item_ids), counts.mean() if len(counts) else 0.0, np.float32)
+    mean = counts.sum() / days.sum()
+    rates = (counts + PSEUDO_CHOICES) / (days + PSEUDO_CHOICES / mean)
+    return np.where(counts > 0, rates, mean).astype(np.float32)
 
 
 def write_item_tokens(path: Path, item_ids: list[str], tokens: ItemTokens, spans: npt.NDArray[np.float32]) -> None:

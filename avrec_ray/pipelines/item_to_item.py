@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,9 +13,11 @@ from avrec_ray.evaluation.text_vectors import fit_words
 from avrec_ray.media.text import item_text
 from avrec_ray.new_items.predict import PUBLISHED, TAGS, WORDS, ContentSpace, Predictor, build_predictor
 from avrec_ray.new_items.tokens import mean_tokens
-from avrec_ray.pipelines.catalogue import read_fitted, read_item_tokens, read_items
+from avrec_ray.pipelines.catalogue import item_durations, read_fitted, read_item_tokens, read_items
 from avrec_ray.ranking.content_likeness import fit_likeness_map
 from avrec_ray.ranking.lists import ItemToItem
+from avrec_ray.ranking.user_class_fitting import fit_classes
+from avrec_ray.ranking.user_classes import UserClasses, item_vectors
 from avrec_ray.retrieval.cold_items import (
     ContentView,
     ContentWeights,
@@ -30,17 +33,20 @@ MAX_WORDS = 2048
 """Words that tell the content of items apart, the most frequent."""
 
 
-def fit_item_to_item(folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str]) -> ItemToItem:
-    """Both tables, and likeness weighed, over the choices in the named parts of the split."""
-    return fit_with_predictor(folder, job, parts, item_ids)[0]
+def fit_item_to_item(
+    folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str], embeddings: npt.NDArray[np.float32]
+) -> ItemToItem:
+    """Both tables, likeness weighed, and kinds of users, over the choices in the named parts of the split."""
+    return fit_with_predictor(folder, job, parts, item_ids, embeddings)[0]
 
 
 def fit_with_predictor(
-    folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str]
+    folder: Path, job: JobConfig, parts: tuple[str, ...], item_ids: list[str], embeddings: npt.NDArray[np.float32]
 ) -> tuple[ItemToItem, Predictor]:
     """As `fit_item_to_item`, and what says the same of items that join later."""
     index = {item_id: row for row, item_id in enumerate(item_ids)}
-    columns = columns_from_table(read_fitted(folder, parts), index, np.full(len(item_ids), np.nan, np.float32))
+    durations = item_durations(read_items(folder / "tables" / "items.parquet", item_ids))
+    columns = columns_from_table(read_fitted(folder, parts), index, durations)
     chosen = np.isin(columns.event, POSITIVE_CODES)
     user_idx = np.repeat(np.arange(len(columns.user_ids)), np.diff(columns.starts))[chosen]
     item_idx = columns.item_idx[chosen]
@@ -58,7 +64,9 @@ def fit_with_predictor(
             table = with_cold_items(table, views, found, counts, job.reranker.cold_neighbours)
         tables[name] = table
     predictor = build_predictor(space, views, known_rows(counts), weights, likeness)
-    return ItemToItem(tables["taste"], tables["session"], content), predictor
+    tastes = fit_classes(columns, item_vectors(embeddings, content.vectors), job.reranker.classes, job.seed)
+    classes = UserClasses(tastes, embeddings, content.vectors)
+    return ItemToItem(tables["taste"], tables["session"], content, classes), predictor
 
 
 def _content_weights(

@@ -18,7 +18,7 @@ from avrec_ray.errors import StageError
 from avrec_ray.pipelines.catalogue import (
     build_catalogue,
     item_durations,
-    popularity_shares,
+    popularities,
     read_fitted,
     read_items,
 )
@@ -104,7 +104,7 @@ def _fit_reranker(root: str, job: JobConfig, vectors: CatalogueVectors, output: 
     columns, queries = held_out_lists(folder, job, vectors.item_ids)
     if not queries:
         raise StageError("train_reranker: no user has held-out behaviour; raise evaluation.split.valid_fraction")
-    item_to_item = fit_item_to_item(folder, job, ("train",), vectors.item_ids)
+    item_to_item = fit_item_to_item(folder, job, ("train",), vectors.item_ids, vectors.embeddings)
     candidate_idx, scores, said = matcher_candidates(
         folder, job, vectors.item_ids, items, item_to_item, columns, queries
     )
@@ -129,12 +129,13 @@ def _fit_reranker(root: str, job: JobConfig, vectors: CatalogueVectors, output: 
 
 def item_arrays(folder: Path, job: JobConfig, vectors: CatalogueVectors) -> ItemArrays:
     """Vectors and popularity as tensors; copies, because what comes through Ray's object store is read-only."""
+    items = read_items(folder / "tables" / "items.parquet", vectors.item_ids)
     return ItemArrays(
         embeddings=torch.tensor(vectors.embeddings),
         moments=torch.tensor(vectors.moments),
         moment_mask=torch.tensor(vectors.moment_mask),
         popularity=torch.from_numpy(
-            popularity_shares(read_fitted(folder, ("train",)), vectors.item_ids, job.reranker.popularity_half_life_days)
+            popularities(read_fitted(folder, ("train",)), items, job.reranker.popularity_half_life_days)
         ),
     )
 
@@ -180,7 +181,7 @@ def matcher_candidates(
     queries: list[RerankQuery],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Unseen candidates of each query [Q, K], as a request would get them: the best of the towers and what the other
-    sources name, their scaled scores by the towers [Q, K], and what chosen items say of each [Q, K, 3].
+    sources name, their scaled scores by the towers [Q, K], and what chosen items say of each [Q, K, 4].
 
     All lists are as long: what several sources name is made up for by the next best of the towers.
     """

@@ -10,15 +10,42 @@ from avrec_ray.training.config import OptimConfig
 TARGETS = ("choose", "like", "finish", "skip")
 """What the heads predict: any positive event, like/favorite/share, watched to the end, turned down."""
 
-SCORES = {"matcher": 0, "taste": 3, "session": 4, "content": 5}
-"""What speaks for a candidate, and which context feature it is: the matcher, both tables of neighbours, content."""
-NUM_CONTEXT = 7
+SCORES = {"matcher": 0, "taste": 4, "session": 5, "content": 6, "classes": 7}
+"""What speaks for a candidate, and which context feature it is: the matcher, both tables of neighbours, content, and
+what users of the same kind choose."""
+NUM_CONTEXT = 9
 """Features of a candidate beyond its moments, see `lists.context_features`."""
 
 
 def default_target_weights() -> dict[str, float]:
     """Weight of each head in the final score."""
     return {"choose": 1.0, "like": 0.0, "finish": 0.0, "skip": 0.0}
+
+
+@dataclass(kw_only=True)
+class ClassesConfig:
+    """Kinds of users, see `user_classes`."""
+
+    num_classes: int = 48
+    """Of each start; 0: no score by classes."""
+    recency: float = 0.95
+    """What a choice counts in telling a user's class, of that of the one after it: tastes change."""
+    num_starts: int = 4
+    """Fits from different beginnings, whose classes are pooled: what one took for chance another finds."""
+    ridge: float = 1.0
+    """Of tastes, in units of the items' deviation; higher keeps classes nearer to popularity."""
+    evidence: float = 0.7
+    """What a choice counts in telling a user's class; below 1, since choices of one session go together."""
+    rounds: int = 20
+    """Of expectation maximisation; evidence counts in full from the middle on."""
+
+    def __post_init__(self) -> None:
+        check_range("reranker.classes.num_classes", self.num_classes, 0, 4096)
+        check_range("reranker.classes.num_starts", self.num_starts, 1, 64)
+        check_range("reranker.classes.ridge", self.ridge, 1e-3)
+        check_range("reranker.classes.evidence", self.evidence, 0.01, 1)
+        check_range("reranker.classes.recency", self.recency, 0.01, 1)
+        check_range("reranker.classes.rounds", self.rounds, 1)
 
 
 @dataclass(kw_only=True)
@@ -32,6 +59,8 @@ class RerankerConfig:
     """What the same users chose, in any order, asked with the whole history."""
     session: NeighbourConfig = field(default_factory=lambda: NeighbourConfig(step_decay=0.9, recency=0.8))
     """What users chose shortly before and after, asked with the newest choices."""
+    classes: ClassesConfig = field(default_factory=ClassesConfig)
+    """What users of the same kind choose."""
     scores: list[str] = field(default_factory=lambda: list(SCORES))
     """Keys of SCORES that are weighed; the others say who is a candidate, and no more."""
     cold_neighbours: int = 500

@@ -43,7 +43,7 @@ def fit_reranker(
 ) -> FittedReranker:
     """Train on `batches` and leave in `step` the weights of the epoch with the least listwise loss on `held_out`.
 
-    The weights of the context (matcher, popularity, what chosen items say) are a convex problem of seven numbers and
+    The weights of the context (matcher, popularity, what chosen items say) are a convex problem of nine numbers and
     are solved first; by gradient steps of the size that attention bears they would not arrive. Few lists and many
     weights overfit within a few epochs. The matcher's own order takes part in the choice: where nothing can be learned,
     reranking changes nothing.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from avrec_ray.ranking.content_likeness import ContentLikeness
+from avrec_ray.ranking.user_classes import UserClasses, weighted_choices
 from avrec_ray.retrieval.neighbours import ItemNeighbours
 from avrec_ray.training.histories import POSITIVE_CODES, EventColumns
 
@@ -27,7 +28,7 @@ class ItemArrays:
     moment_mask: Tensor
     """bool [N, M]."""
     popularity: Tensor
-    """float32 [N, 2]: share of all choices, and of the recent ones."""
+    """float32 [N, 3]: share of all choices, of the recent ones, and choices a day that the item was out."""
 
 
 @dataclass(eq=False)
@@ -69,23 +70,25 @@ def newest_chosen(columns: EventColumns, start: int, stop: int, limit: int) -> n
 
 @dataclass(eq=False)
 class ItemToItem:
-    """What items that the user chose say of others: by behaviour, in two tables, and by content."""
+    """What items that the user chose say of others: by behaviour, in two tables, by content, and by whose they are."""
 
     taste: ItemNeighbours
     session: ItemNeighbours
     content: ContentLikeness
+    classes: UserClasses
 
     def scores(
         self, columns: EventColumns, span: tuple[int, int], rows: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float32]:
-        """float32 [K, 3]: how much the items chosen in [start, stop) speak for each of `rows` of the catalogue.
+        """float32 [K, 4]: how much the items chosen in [start, stop) speak for each of `rows` of the catalogue.
 
         What a table says is told in units of its root mean square over the catalogue: else the weights would be those
         of the users of whose choices most is known.
         """
         chosen = chosen_items(columns, span)
         tables = [table.relative_scores(chosen, rows) for table in (self.taste, self.session)]
-        return np.stack([*tables, self.content.scores(chosen, rows)], 1)
+        of_kind = self.classes.scores(*weighted_choices(columns, span), rows)
+        return np.stack([*tables, self.content.scores(chosen, rows), of_kind], 1)
 
 
 def chosen_items(columns: EventColumns, span: tuple[int, int]) -> npt.NDArray[np.int64]:
@@ -94,14 +97,16 @@ def chosen_items(columns: EventColumns, span: tuple[int, int]) -> npt.NDArray[np
     return np.asarray(columns.item_idx[rows][np.isin(columns.event[rows], POSITIVE_CODES)])
 
 
-def context_features(matcher_score_BK: Tensor, popularity_BK2: Tensor, item_to_item_BK3: Tensor) -> Tensor:
+def context_features(matcher_score_BK: Tensor, popularity_BK3: Tensor, item_to_item_BK4: Tensor) -> Tensor:
     """What is known of each candidate beyond its moments, float32 [B, K, NUM_CONTEXT].
 
-    The matcher's scaled score; log popularity of all time and of late (floored at one in a million); log1p of what the
-    chosen items say, with its sign; and 1 where nobody chose it yet: then popularity is missing, not low.
+    The matcher's scaled score; log popularity of all time, of late, and by day that the item was out (floored at one in
+    a million); log1p of what the chosen items say in tables and by content, with its sign; what users of the same kind
+    choose, a logarithm already; and 1 where nobody chose it yet: then popularity is missing, not low.
     """
-    log_popularity_BK2 = torch.log(popularity_BK2.clamp(min=1e-6))
-    said_BK3 = item_to_item_BK3.sign() * torch.log1p(item_to_item_BK3.abs())  # EASE speaks against, too
-    is_cold_BK = (popularity_BK2[..., 0] <= 0).to(matcher_score_BK.dtype)
-    parts = [matcher_score_BK[..., None], log_popularity_BK2, said_BK3, is_cold_BK[..., None]]
+    log_popularity_BK3 = torch.log(popularity_BK3.clamp(min=1e-6))
+    said_BK3, of_kind_BK1 = item_to_item_BK4.split([3, 1], -1)
+    said_BK3 = said_BK3.sign() * torch.log1p(said_BK3.abs())  # EASE speaks against, too
+    is_cold_BK = (popularity_BK3[..., 0] <= 0).to(matcher_score_BK.dtype)
+    parts = [matcher_score_BK[..., None], log_popularity_BK3, said_BK3, of_kind_BK1, is_cold_BK[..., None]]
     return torch.cat(parts, -1)

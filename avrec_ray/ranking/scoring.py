@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, Bundle
+from avrec_ray.bundle import CLASSES_FILE, CONTENT_FILE, NEIGHBOUR_FILES, Bundle
 from avrec_ray.new_items.overlay import speak_for
 from avrec_ray.new_items.vectors import TABLES, NewItem
 from avrec_ray.ranking.config import TARGETS
 from avrec_ray.ranking.content_likeness import load_likeness
 from avrec_ray.ranking.interaction import AttentionReranker, combine
 from avrec_ray.ranking.lists import Interests, ItemArrays, ItemToItem, context_features, interests_of
+from avrec_ray.ranking.user_classes import UserClasses, load_tastes
 from avrec_ray.retrieval.neighbours import load_neighbours
 from avrec_ray.training.histories import EventColumns
 from avrec_ray.training.weights import load_weights
@@ -63,6 +64,7 @@ class HistoryScorer:
         self.items = item_arrays(self.bundle)
         tables = self.item_to_item
         tables.content.cover(living, added, self.bundle.metadata.model_version)
+        tables.classes.cover(self.bundle.embeddings, tables.content.vectors, list(living), added)
         for name in TABLES:
             speak_for(getattr(tables, name), name, living, self.bundle)
 
@@ -125,11 +127,14 @@ def item_arrays(bundle: Bundle) -> ItemArrays:
         embeddings=torch.from_numpy(bundle.embeddings),
         moments=torch.from_numpy(bundle.moments),
         moment_mask=torch.from_numpy(bundle.moment_mask),
-        popularity=torch.from_numpy(np.stack([bundle.items.popularity, bundle.items.recent_popularity], 1)),
+        popularity=torch.from_numpy(bundle.items.popularities),
     )
 
 
 def load_item_to_item(bundle: Bundle) -> ItemToItem:
-    """The bundle's item-to-item tables, and its vectors of content."""
+    """The bundle's item-to-item tables, its vectors of content, and its kinds of users."""
     taste, session = (load_neighbours(bundle.path / name, len(bundle.items)) for name in NEIGHBOUR_FILES)
-    return ItemToItem(taste, session, load_likeness(bundle.path / CONTENT_FILE, len(bundle.items)))
+    content = load_likeness(bundle.path / CONTENT_FILE, len(bundle.items))
+    dim = bundle.embeddings.shape[1] + content.vectors.shape[1]
+    tastes = load_tastes(bundle.path / CLASSES_FILE, dim)
+    return ItemToItem(taste, session, content, UserClasses(tastes, bundle.embeddings, content.vectors))

@@ -20,6 +20,7 @@ from avrec_ray.pipelines.train_reranker import held_out_lists, matcher_candidate
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.ranking.lists import ItemArrays, ItemToItem
+from avrec_ray.ranking.user_classes import ClassTastes, UserClasses
 from avrec_ray.retrieval.config import MatcherConfig, NeighbourConfig
 from avrec_ray.retrieval.neighbours import fit_neighbours
 from avrec_ray.towers.config import TowersConfig
@@ -128,10 +129,12 @@ def test_candidates_of_the_reranker_read_what_friends_chose_in_training_alone(st
     torch.nn.init.ones_(work.step.towers.user.friends.gate)  # type: ignore[union-attr]
     save_weights(storage / "finetune" / "towers.safetensors", work.step.towers)
     vectors = torch.nn.functional.normalize(torch.randn(NUM_ITEMS, job.towers.embedding_dim), dim=1)
-    items = ItemArrays(vectors, vectors[:, None], torch.ones(NUM_ITEMS, 1, dtype=torch.bool), torch.ones(NUM_ITEMS, 2))
+    items = ItemArrays(vectors, vectors[:, None], torch.ones(NUM_ITEMS, 1, dtype=torch.bool), torch.ones(NUM_ITEMS, 3))
     describe_split(storage)
     table = fit_neighbours(*np.zeros((2, 1), int), 1, NUM_ITEMS, NeighbourConfig())
-    said = ItemToItem(table, table, ContentLikeness(np.zeros((NUM_ITEMS, 0), np.float16)))
+    nothing, nobody = np.zeros((NUM_ITEMS, 0), np.float16), np.zeros(0, np.float32)
+    classes = UserClasses(ClassTastes(np.zeros((0, 0), np.float32), nobody, nobody, 1.0, 1.0), nothing, nothing)
+    said = ItemToItem(table, table, ContentLikeness(nothing), classes)
     columns, queries = held_out_lists(storage, job, ITEM_IDS)
     found, scores, _ = matcher_candidates(storage, job, ITEM_IDS, items, said, columns, queries)
     assert len(found) == 6

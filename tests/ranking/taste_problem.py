@@ -38,14 +38,14 @@ def taste_problem(num_users: int = 60, **settings: Any) -> tuple[RerankBatches, 
         num_interests=4,
         optim=OptimConfig(**{"epochs": 25, "batch_size": 20, "learning_rate": 1e-2, **settings}),
     )
-    popularity = np.full((NUM_ITEMS, 2), 1 / NUM_ITEMS, np.float32)
+    popularity = np.full((NUM_ITEMS, 3), 1 / NUM_ITEMS, np.float32)
     scores = rng.normal(size=(num_users, 8)).astype(np.float32)
     batches = RerankBatches(
         behaviour,
         queries,
         np.stack(candidates),
         scores,
-        np.zeros((*scores.shape, 3), np.float32),
+        np.zeros((*scores.shape, 4), np.float32),
         popularity,
         cfg,
         seed=0,

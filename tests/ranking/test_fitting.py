@@ -94,9 +94,9 @@ def test_a_score_is_never_counted_against_what_it_speaks_for() -> None:
     batches.item_to_item[..., 1] = np.expm1(np.abs(0.9 * signal - 0.4 * batches.labels[:, :, 0]))  # nearly the same
     weigh_context(step, batches)
     weights = step.model.context.weight[0].detach()
-    assert weights[3] > 0.5
-    assert weights[4] == 0.0
-    assert (weights[[0, 3, 4]] >= 0).all()
+    assert weights[SCORES["taste"]] > 0.5
+    assert weights[SCORES["session"]] == 0.0
+    assert (weights[list(SCORES.values())] >= 0).all()
 
 
 def test_context_weights_are_where_the_listwise_loss_is_least() -> None:
@@ -108,16 +108,15 @@ def test_context_weights_are_where_the_listwise_loss_is_least() -> None:
     told += 3 * (noisy > 0.8)  # these tell something, the matcher's scores do not
     weigh_context(step, batches)
     weights = step.model.context.weight[0].detach().clone()
-    assert weights[3] > 1.0
+    assert weights[SCORES["taste"]] > 1.0
     assert abs(weights[0]) < 0.6
     best = step(batches.batch(batches.useful))["listwise"].item()
-    for feature in range(4):
+    for feature in (SCORES["matcher"], SCORES["taste"]):  # the others are the same for all items here
         for change in (-0.2, 0.2):
             with torch.no_grad():
                 step.model.context.weight[0] = weights
                 step.model.context.weight[0, feature] += change
-            if feature not in (1, 2):  # popularity is the same for all items here, so that its weight does not matter
-                assert step(batches.batch(batches.useful))["listwise"].item() > best
+            assert step(batches.batch(batches.useful))["listwise"].item() > best
 
 
 def test_probabilities_of_the_fitted_heads_are_what_happens() -> None:

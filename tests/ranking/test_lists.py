@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.ranking.lists import ItemToItem, context_features, interests_of, newest_chosen
+from avrec_ray.ranking.user_classes import ClassTastes, UserClasses, weighted_choices
 from avrec_ray.retrieval.neighbours import ItemNeighbours
 from avrec_ray.training.histories import EVENT_CODES, POSITIVE_CODES, columns_from_events
 from avrec_ray.types import EVENTS, Event
@@ -61,14 +62,14 @@ def test_newest_chosen_leaves_out_rejections_and_keeps_a_choice_made_before_one(
 
 
 def test_context_features_are_the_score_and_logs_of_the_rest() -> None:
-    popularity = torch.tensor([[[0.5, 0.25], [0.0, 0.0]]])
+    popularity = torch.tensor([[[0.5, 0.25, 7.0], [0.0, 0.0, 2.0]]])
     features = context_features(
-        torch.tensor([[2.0, -1.0]]), popularity, torch.tensor([[[0.0, 3.0, 0.5], [1.5, -0.5, 0.0]]])
+        torch.tensor([[2.0, -1.0]]), popularity, torch.tensor([[[0.0, 3.0, 0.5, -4.0], [1.5, -0.5, 0.0, 2.0]]])
     )
     floor = math.log(1e-6)
     expected = [
-        [2.0, math.log(0.5), math.log(0.25), 0.0, math.log(4.0), math.log(1.5), 0.0],
-        [-1.0, floor, floor, math.log(2.5), -math.log(1.5), 0.0, 1.0],
+        [2.0, math.log(0.5), math.log(0.25), math.log(7.0), 0.0, math.log(4.0), math.log(1.5), -4.0, 0.0],
+        [-1.0, floor, floor, math.log(2.0), math.log(2.5), -math.log(1.5), 0.0, 2.0, 1.0],
     ]
     torch.testing.assert_close(features, torch.tensor([expected]))
 
@@ -79,7 +80,9 @@ def test_items_say_what_was_chosen_in_the_span() -> None:
     # i0 speaks for i3, i1 and i2 for i4
     arrays = np.array([0, 1, 2, 3, 3, 3]), np.array([3, 4, 4]), np.array([0.5, 0.9, 0.25], np.float32)
     content = ContentLikeness(np.array([[1, 0], [0, 1], [0, 1], [0.5, 0], [0, 0.5]], np.float16))
-    said = ItemToItem(ItemNeighbours(*arrays), ItemNeighbours(*arrays, recency=0.5), content)
+    tastes = ClassTastes(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), np.full(2, 0.5, np.float32), 1.0, 1.0)
+    classes = UserClasses(tastes, np.zeros((5, 0), np.float32), content.vectors)
+    said = ItemToItem(ItemNeighbours(*arrays), ItemNeighbours(*arrays, recency=0.5), content, classes)
     rows, root = np.array([4, 3]), math.sqrt(5)  # tables in units of their root mean square over five items
     one, same, half = root, root / math.sqrt(0.5**2 + 0.25**2), root / math.sqrt(0.25**2 + 0.25**2)
     for stop, expected in (
@@ -87,4 +90,7 @@ def test_items_say_what_was_chosen_in_the_span() -> None:
         (4, [[0.25 * same, 0.25 * half, 0.25], [0.5 * same, 0.25 * half, 0.25]]),
         (0, [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]),
     ):
-        np.testing.assert_allclose(said.scores(columns, (0, stop), rows), expected, rtol=1e-6)
+        found = said.scores(columns, (0, stop), rows)
+        np.testing.assert_allclose(found[:, :3], expected, rtol=1e-6)
+        of_kind = classes.scores(*weighted_choices(columns, (0, stop)), rows)
+        np.testing.assert_array_equal(found[:, 3], of_kind)

@@ -40,6 +40,7 @@ def catalogue(num_items: int) -> Catalogue:
         durations=np.arange(num_items, dtype=np.float32),
         popularity=np.zeros(num_items, np.float32),
         recent_popularity=np.zeros(num_items, np.float32),
+        choices_per_day=np.zeros(num_items, np.float32),
         warm=np.ones(num_items, bool),
     )
 

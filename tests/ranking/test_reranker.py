@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from avrec_ray.bundle import CONTENT_FILE, NEIGHBOUR_FILES, load_bundle
+from avrec_ray.bundle import CLASSES_FILE, CONTENT_FILE, NEIGHBOUR_FILES, load_bundle
 from avrec_ray.errors import BundleError
 from avrec_ray.ranking.explain import MAX_REASONS
 from avrec_ray.ranking.interaction import combine
@@ -17,6 +17,7 @@ from avrec_ray.ranking.lists import context_features, interests_of
 from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.ranking.recommend import recommend
 from avrec_ray.ranking.reranker import Reranker
+from avrec_ray.ranking.user_classes import UserClasses, load_tastes, weighted_choices
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.matcher import Matcher
 from avrec_ray.retrieval.neighbours import load_neighbours
@@ -76,20 +77,23 @@ def test_rerank_scores_are_those_of_the_model_on_the_bundle(reranker: Reranker, 
     columns = columns_from_events([PAST], bundle.items.index_of, bundle.items.durations)
     interests = interests_of(columns, [(0, len(columns.item_idx))], 5)
     rows = torch.tensor([[bundle.items.index_of[c.item_id] for c in candidates]])
-    popularity = np.stack([bundle.items.popularity, bundle.items.recent_popularity], 1)
     chosen = columns.item_idx[np.isin(columns.event, POSITIVE_CODES)]
     tables = (load_neighbours(bundle.path / name, len(bundle.items)) for name in NEIGHBOUR_FILES)
     content = load_file(bundle.path / CONTENT_FILE)["vectors"].astype(np.float32)
     likeness = content @ content[np.unique(chosen)].mean(0)
     spoken_for = [table.scores(chosen) for table in tables]
-    said = np.stack([*(scores / np.sqrt(np.mean(scores**2)) for scores in spoken_for), likeness], 1)
+    tastes = load_tastes(bundle.path / CLASSES_FILE, bundle.embeddings.shape[1] + content.shape[1])
+    of_kind = UserClasses(tastes, bundle.embeddings, content).scores(
+        *weighted_choices(columns, (0, len(columns.item_idx))), np.arange(len(bundle.items))
+    )
+    said = np.stack([*(scores / np.sqrt(np.mean(scores**2)) for scores in spoken_for), likeness, of_kind], 1)
     with torch.no_grad():
         logits, _ = reranker.model(
             torch.from_numpy(bundle.embeddings)[interests.item_idx], interests.event, interests.watch_ratio,
             interests.mask, torch.from_numpy(bundle.moments)[rows], torch.from_numpy(bundle.moment_mask)[rows],
             context_features(
                 torch.tensor([[c.score for c in candidates]]),
-                torch.from_numpy(popularity)[rows],
+                torch.from_numpy(bundle.items.popularities)[rows],
                 torch.from_numpy(said)[rows],
             ),
         )  # fmt: skip

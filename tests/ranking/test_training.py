@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avrec_ray.ranking.conditional_logit import fit_weights
-from avrec_ray.ranking.config import TARGETS, RerankerConfig
+from avrec_ray.ranking.config import SCORES, TARGETS, RerankerConfig
 from avrec_ray.ranking.position_bias import choice_weights
 from avrec_ray.ranking.training import (
     RerankBatches,
@@ -146,8 +146,8 @@ def test_steps_look_at_all_that_the_user_met_and_draw_the_rest_anew() -> None:
     columns = columns_of(*[(0, "view", np.nan), (1, "view", np.nan), (2, "skip", np.nan), (3, "skip", np.nan)])
     candidates = np.arange(1, 21)[None]
     cfg = RerankerConfig(candidates_per_step=6)
-    popularity, scores = np.full((30, 2), 0.01, np.float32), candidates.astype(np.float32)
-    spoken_for = np.stack([2 * scores, 3 * scores], -1)
+    popularity, scores = np.full((30, 3), 0.01, np.float32), candidates.astype(np.float32)
+    spoken_for = np.stack([2 * scores, 3 * scores, 4 * scores, 5 * scores], -1)
     batches = RerankBatches(columns, [RerankQuery(0, 1, 4)], candidates, scores, spoken_for, popularity, cfg, 0)
     drawn: set[int] = set()
     for epoch in range(30):
@@ -156,8 +156,9 @@ def test_steps_look_at_all_that_the_user_met_and_draw_the_rest_anew() -> None:
         assert len(set(items)) == 6
         assert {1, 2, 3} <= set(items)
         assert batch.context[0, :, 0].tolist() == items  # scores and labels stay with their items
-        assert batch.context[0, :, 3].tolist() == pytest.approx(np.log1p(2.0 * np.array(items)), rel=1e-6)
-        assert batch.context[0, :, 4].tolist() == pytest.approx(np.log1p(3.0 * np.array(items)), rel=1e-6)
+        for name, said in (("taste", np.log1p), ("session", np.log1p), ("content", np.log1p), ("classes", np.asarray)):
+            times = 2.0 + ["taste", "session", "content", "classes"].index(name)
+            assert batch.context[0, :, SCORES[name]].tolist() == pytest.approx(said(times * np.array(items)), rel=1e-6)
         assert batch.labels[0, :, 0].tolist() == [float(item == 1) for item in items]
         assert batch.labels[0, :, 3].eq(1).tolist() == [item in (2, 3) for item in items]
         drawn |= set(items)
@@ -168,8 +169,8 @@ def test_steps_with_less_room_than_was_met_keep_the_choices() -> None:
     columns = columns_of(*[(item, "skip" if item % 2 else "view", np.nan) for item in range(10)])
     cfg = RerankerConfig(candidates_per_step=5)
     candidates = np.arange(1, 21)[None]
-    popularity, scores = np.full((30, 2), 0.01, np.float32), candidates.astype(np.float32)
-    spoken_for = np.stack([2 * scores, 3 * scores], -1)
+    popularity, scores = np.full((30, 3), 0.01, np.float32), candidates.astype(np.float32)
+    spoken_for = np.stack([2 * scores, 3 * scores, 4 * scores, 5 * scores], -1)
     (batch,) = RerankBatches(columns, [RerankQuery(0, 1, 10)], candidates, scores, spoken_for, popularity, cfg, 0)(0)
     assert {2, 4, 6, 8} <= set(batch.candidate_idx[0].tolist())
 
@@ -184,8 +185,8 @@ def test_batches_leave_out_lists_without_a_known_outcome() -> None:
         queries,
         candidates,
         np.zeros((3, 2), np.float32),
-        np.zeros((3, 2, 2), np.float32),
-        np.ones((9, 2), np.float32),
+        np.zeros((3, 2, 4), np.float32),
+        np.ones((9, 3), np.float32),
         cfg,
         0,
     )

@@ -39,6 +39,7 @@ def catalogue() -> Catalogue:
         durations=np.full(8, np.nan, np.float32),
         popularity=popularity,
         recent_popularity=popularity,
+        choices_per_day=popularity,
         warm=popularity > 0,
     )
 

@@ -54,6 +54,7 @@ def small_catalogue() -> Catalogue:
         durations=np.array([np.nan if row % 4 == 3 else 10.0 * row + 10.0 for row in rows], np.float32),
         popularity=popularity / popularity.sum(),
         recent_popularity=popularity / popularity.sum(),
+        choices_per_day=popularity,
         warm=np.arange(NUM_ITEMS) % 10 != 7,
     )
 

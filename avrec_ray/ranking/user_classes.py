@@ -1,0 +1,149 @@
+"""Kinds of users: each user is of one of a few classes, and a class has a taste of its own in what items are like.
+
+A latent class logit (Kamakura & Russell, A Probabilistic Choice Model for Market Segmentation and Elasticity Structure,
+1989): a user of class k chooses an item with probability proportional to exp(taste of k . vector of the item) times how
+often all users choose it. A class is few numbers, so that some hundred users are enough to learn it from, and it says
+as much of an item that nobody chose yet as of any other.
+
+Dimension key: N items, K classes, D numbers an item, H items of a history, C candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy.special import log_softmax, logsumexp
+
+from avrec_ray.errors import BundleError
+from avrec_ray.new_items.growing import Growing
+from avrec_ray.retrieval.neighbours import Rows
+from avrec_ray.training.histories import POSITIVE_CODES, EventColumns
+
+Floats = npt.NDArray[np.float64]
+
+UNWATCHED_WEIGHT, WATCHED_WEIGHT = 0.4, 1.2
+"""A choice that was not watched at all counts the former, and the latter more if it was watched to the end."""
+MAX_LIFT = 1000.0
+"""Far beyond what data say, and within float16."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTastes:
+    """What was learned of each class."""
+
+    tastes: npt.NDArray[np.float32]
+    """[K, D]: log odds that a number of an item's vector adds. K may be 0: nothing was learned."""
+    offsets: npt.NDArray[np.float32]
+    """[K]: taken off, which makes of log odds how much more often the class chooses an item than all users do."""
+    shares: npt.NDArray[np.float32]
+    """[K]: share of the users; they sum to 1."""
+    evidence: float
+    """What a choice counts in telling the class; below 1, since choices of one session go together."""
+    recency: float
+    """What each choice counts of what the one after it does."""
+
+    def lift(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+        """[N, K]: log of how much more often each class chooses the items of `vectors` [N, D] than all users do."""
+        lift_NK = vectors @ self.tastes.T - self.offsets
+        return np.clip(lift_NK, -MAX_LIFT, MAX_LIFT).astype(np.float16)
+
+    def log_membership(self, lift_HK: npt.NDArray[np.floating], weights: Floats) -> Floats:
+        """[K]: log probability of each class for a user who chose items of these lifts, oldest first."""
+        counted_H = self.evidence * weights * self.recency ** np.arange(len(weights))[::-1]
+        return np.asarray(log_softmax(np.log(self.shares) + counted_H @ lift_HK.astype(np.float64)))
+
+    def save(self, path: Path) -> None:
+        """As one safetensors file."""
+        arrays = {"tastes": self.tastes, "offsets": self.offsets, "shares": self.shares}
+        arrays["counted"] = np.array([self.evidence, self.recency])
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(path))
+
+
+class UserClasses:
+    """Classes and the items of a catalogue."""
+
+    def __init__(
+        self, tastes: ClassTastes, embeddings: npt.NDArray[np.floating], content: npt.NDArray[np.floating]
+    ) -> None:
+        """Of the catalogue, `embeddings` [N, D'] and vectors of `content` [N, D - D'], as `item_vectors` joins them."""
+        self.tastes = tastes
+        self._lift = Growing(tastes.lift(item_vectors(embeddings, content)))
+        """[N, K]; at 2 bytes a number, for it is kept of each item."""
+
+    def cover(
+        self,
+        embeddings: npt.NDArray[np.floating],
+        content: npt.NDArray[np.floating],
+        changed: Sequence[int],
+        added: Sequence[int],
+    ) -> None:
+        """Items joined behind the others, at rows `added`, or have other vectors than before, at `changed`."""
+        if added:
+            self._lift.append(np.zeros((len(added), len(self.tastes.shares)), np.float16))
+        rows = sorted({*changed, *added})
+        self._lift.rows[rows] = self.tastes.lift(item_vectors(embeddings[rows], content[rows]))
+
+    def scores(self, chosen: Rows, weights: Floats, rows: Rows) -> npt.NDArray[np.float32]:
+        """float32 [C]: log of how much more often a user who chose these chooses each of `rows` than all users do.
+
+        Args:
+            chosen: distinct items [H], oldest first.
+            weights: what each of them counts, as `weighted_choices` gives them.
+        """
+        if not len(self.tastes.shares):
+            return np.zeros(len(rows), np.float32)
+        log_membership_K = self.tastes.log_membership(self._lift.rows[chosen], weights)
+        return np.asarray(logsumexp(self._lift.rows[rows] + log_membership_K, axis=1), np.float32)
+
+
+def item_vectors(embeddings: npt.NDArray[np.floating], content: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """float32 [N, D]: what an item is like, to the towers and by content. Both are of about length 1."""
+    return np.concatenate([embeddings.astype(np.float32), content.astype(np.float32)], 1)
+
+
+def weighted_choices(columns: EventColumns, span: tuple[int, int]) -> tuple[Rows, Floats]:
+    """The distinct items of the positive events in rows [start, stop), by their newest one, oldest first, and what each
+    counts: the longer watched the more, 1 where that is unknown; of several events of an item what counts most.
+    """
+    part = slice(*span)
+    newest_first = np.flatnonzero(np.isin(columns.event[part], POSITIVE_CODES))[::-1]
+    items = columns.item_idx[part][newest_first]
+    chosen, first, place = np.unique(items, return_index=True, return_inverse=True)
+    weights = np.zeros(len(chosen))
+    np.maximum.at(weights, place, choice_weights(columns.watch_ratio[part][newest_first]))
+    order = np.argsort(-first)
+    return chosen[order], weights[order]
+
+
+def choice_weights(watch_ratio: npt.NDArray[np.float32]) -> Floats:
+    """What choices count by the watched share [E], which is NaN where unknown.
+
+    >>> choice_weights(np.array([0.0, 1.0, 2.0, np.nan], np.float32)).tolist()
+    [0.4, 1.6, 1.6, 1.0]
+    """
+    watched = UNWATCHED_WEIGHT + WATCHED_WEIGHT * np.clip(watch_ratio.astype(np.float64), 0.0, 1.0)
+    return np.where(np.isnan(watch_ratio), 1.0, watched)
+
+
+def load_tastes(path: Path, dim: int) -> ClassTastes:
+    """Read what `ClassTastes.save` wrote, for vectors of `dim` numbers.
+
+    Raises:
+        BundleError: the file is torn, not finite, or of other vectors.
+    """
+    try:
+        arrays = load_file(str(path))
+        evidence, recency = arrays["counted"].tolist()
+        found = ClassTastes(arrays["tastes"], arrays["offsets"], arrays["shares"], evidence, recency)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read ({error}); rebuild the bundle") from error
+    num_classes = len(found.shares)
+    if found.tastes.shape != (num_classes, dim) or found.offsets.shape != (num_classes,):
+        raise BundleError(f"{path} is not of vectors of {dim} numbers; rebuild the bundle")
+    if not all(np.isfinite(array).all() for array in arrays.values()) or (found.shares <= 0).any():
+        raise BundleError(f"{path} holds numbers that are not finite, or classes of nobody; rebuild the bundle")
+    return found

@@ -1,0 +1,234 @@
+"""Kinds of users: told apart by what they choose, equal to the formula, and the same after a bundle was written."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from avrec_ray.errors import BundleError
+from avrec_ray.ranking import user_class_fitting
+from avrec_ray.ranking.config import ClassesConfig
+from avrec_ray.ranking.user_class_fitting import PSEUDO_CHOICES, choice_matrix, fit_classes
+from avrec_ray.ranking.user_classes import (
+    ClassTastes,
+    UserClasses,
+    choice_weights,
+    item_vectors,
+    load_tastes,
+    weighted_choices,
+)
+from avrec_ray.training.histories import EVENT_CODES, POSITIVE_CODES, EventColumns
+
+NUM_ITEMS, NUM_USERS, NUM_CHOICES = 60, 120, 8
+GENRE = np.arange(NUM_ITEMS) % 3
+CFG = ClassesConfig(num_classes=6, num_starts=2)
+
+
+def columns_of(histories: list[list[tuple[int, str, float]]]) -> EventColumns:
+    """One user a history of (item, event, watched share), a second apart."""
+    rows = [row for history in histories for row in history]
+    return EventColumns(
+        item_idx=np.array([item for item, _, _ in rows], np.int64),
+        event=np.array([EVENT_CODES[event] for _, event, _ in rows], np.int64),
+        watch_ratio=np.array([watched for _, _, watched in rows], np.float32),
+        at_seconds=np.concatenate([np.arange(len(history), dtype=np.float64) for history in histories]),
+        user_ids=[f"u{user}" for user in range(len(histories))],
+        starts=np.concatenate([[0], np.cumsum([len(history) for history in histories])]).astype(np.int64),
+    )
+
+
+def planted(seed: int = 0) -> tuple[EventColumns, np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
+    """Users who choose from one genre each, eight items in ten, and vectors that tell genres with some noise."""
+    rng = np.random.default_rng(seed)
+    vectors = (np.eye(3)[GENRE] + 0.1 * rng.normal(size=(NUM_ITEMS, 3))).astype(np.float32)
+    histories = []
+    for user in range(NUM_USERS):
+        odds = np.where(user % 3 == GENRE, 8.0, 1.0)
+        items = rng.choice(NUM_ITEMS, NUM_CHOICES, replace=False, p=odds / odds.sum())
+        histories.append([(int(item), "view", 0.5) for item in items])
+    return columns_of(histories), vectors
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[EventColumns, UserClasses]:
+    columns, vectors = planted()
+    embeddings, content = vectors[:, :2], vectors[:, 2:]
+    return columns, UserClasses(fit_classes(columns, vectors, CFG), embeddings, content)
+
+
+def scores_of(classes: UserClasses, columns: EventColumns, user: int, rows: list[int]) -> list[float]:
+    span = int(columns.starts[user]), int(columns.starts[user + 1])
+    return classes.scores(*weighted_choices(columns, span), np.array(rows)).tolist()
+
+
+def test_unseen_items_of_the_users_kind_stand_out(learned: tuple[EventColumns, UserClasses]) -> None:
+    columns, classes = learned
+    told = 0
+    for user in range(NUM_USERS):
+        scores = np.array(scores_of(classes, columns, user, list(range(NUM_ITEMS))))
+        unseen = ~np.isin(np.arange(NUM_ITEMS), columns.item_idx[columns.rows(user)])
+        mine, other = (scores[unseen & ((user % 3 == GENRE) == is_mine)] for is_mine in (True, False))
+        told += mine.min() > other.max() and mine.mean() > 0.5 and other.mean() < -0.5
+    assert told >= 0.9 * NUM_USERS
+
+
+def test_an_item_that_nobody_chose_is_told_by_its_vector() -> None:
+    columns, vectors = planted()
+    for new in (7, 8):
+        chosen = [columns.item_idx[columns.rows(user)].tolist() for user in range(NUM_USERS)]
+        without = [[(item, "view", 0.5) for item in items if item != new] for items in chosen]
+        told = columns_of(without)
+        classes = UserClasses(fit_classes(told, vectors, CFG), vectors, vectors[:, :0])
+        assert scores_of(classes, told, GENRE[new], [new])[0] > scores_of(classes, told, GENRE[new] + 1, [new])[0] + 1
+
+
+def test_each_class_chooses_one_item_at_a_time() -> None:
+    """The shares of a class over the items that it was learned on sum to 1."""
+    columns, vectors = planted()
+    tastes = fit_classes(columns, vectors, CFG)
+    assert tastes.tastes.shape == (CFG.num_classes * CFG.num_starts, 3)
+    assert float(tastes.shares.sum()) == pytest.approx(1.0, abs=1e-5)
+    counts = np.asarray(choice_matrix(columns, NUM_ITEMS, 0).sum(0)).ravel() + PSEUDO_CHOICES
+    shares_NK = counts[:, None] / counts.sum() * np.exp(vectors @ tastes.tastes.T - tastes.offsets)
+    np.testing.assert_allclose(shares_NK.sum(0), 1.0, atol=1e-4)
+
+
+@settings(max_examples=10)
+@given(st.floats(0.1, 50.0), st.lists(st.floats(-20, 20), min_size=3, max_size=3))
+def test_unit_and_origin_of_vectors_do_not_matter(unit: float, origin: list[float]) -> None:
+    columns, vectors = planted(1)
+    cfg = ClassesConfig(num_classes=3, num_starts=1, rounds=4)
+    moved = (vectors * unit + np.array(origin)).astype(np.float32)
+    plain, other = (UserClasses(fit_classes(columns, v, cfg), v, v[:, :0]) for v in (vectors, moved))
+    for user in (0, 1, 2):
+        every = list(range(NUM_ITEMS))
+        assert scores_of(other, columns, user, every) == pytest.approx(scores_of(plain, columns, user, every), abs=0.1)
+
+
+def test_score_is_the_log_of_the_mixture() -> None:
+    rng = np.random.default_rng(3)
+    tastes = ClassTastes(
+        rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=4).astype(np.float32),
+        np.array([0.1, 0.2, 0.3, 0.4], np.float32), 0.7, 0.9,
+    )  # fmt: skip
+    vectors = rng.normal(size=(10, 3)).astype(np.float32)
+    lift = np.exp((vectors @ tastes.tastes.T - tastes.offsets).astype(np.float16).astype(np.float64))
+    odds = tastes.shares * lift[5] ** (0.7 * 2.0 * 0.9) * lift[3] ** (0.7 * 0.5)
+    expected = np.log(lift @ (odds / odds.sum()))
+    classes = UserClasses(tastes, vectors[:, :1], vectors[:, 1:])
+    found = classes.scores(np.array([5, 3]), np.array([2.0, 0.5]), np.arange(10))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    stranger = classes.scores(np.zeros(0, np.int64), np.zeros(0), np.arange(10))
+    np.testing.assert_allclose(stranger, np.log(lift @ tastes.shares), atol=1e-5)
+
+
+EVENTS = st.tuples(st.integers(0, 5), st.sampled_from(["view", "like", "skip", "dislike"]), st.floats(0, 2) | st.none())
+
+
+@given(st.lists(EVENTS, max_size=15), st.integers(0, 3))
+def test_choices_count_once_by_their_newest_event_and_their_best_watch(
+    events: list[tuple[int, str, float | None]], skipped: int
+) -> None:
+    history = [(item, event, float("nan") if watched is None else watched) for item, event, watched in events]
+    columns = columns_of([history])
+    start = min(skipped, len(history))
+    expected: dict[int, float] = {}
+    for item, event, watched in history[start:]:
+        if EVENT_CODES[event] in POSITIVE_CODES:
+            weight = float(choice_weights(np.array([watched], np.float32))[0])
+            expected[item] = max(expected.pop(item, 0.0), weight)  # popped: it moves to the end
+    items, weights = weighted_choices(columns, (start, len(history)))
+    assert items.tolist() == list(expected)
+    assert weights.tolist() == pytest.approx(list(expected.values()))
+
+
+def test_nothing_to_learn_from_gives_no_classes_and_no_score() -> None:
+    columns, vectors = planted()
+    skips = columns_of([[(1, "skip", 0.1)], [(2, "dislike", 0.1)]])
+    alike = np.ones_like(vectors)
+    for told, given_vectors, cfg in (
+        (skips, vectors, CFG), (columns, alike, CFG), (columns, vectors[:, :0], CFG),
+        (columns, vectors, ClassesConfig(num_classes=0)),
+    ):  # fmt: skip
+        tastes = fit_classes(told, given_vectors, cfg)
+        assert tastes.tastes.shape == (0, given_vectors.shape[1])
+        assert scores_of(UserClasses(tastes, given_vectors, vectors[:, :0]), columns, 0, [0, 1]) == [0.0, 0.0]
+
+
+def test_large_data_are_learned_from_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns, vectors = planted()
+    monkeypatch.setattr(user_class_fitting, "MAX_USERS", 60)
+    monkeypatch.setattr(user_class_fitting, "MAX_ITEMS", 40)
+    assert choice_matrix(columns, NUM_ITEMS, 0).shape == (60, NUM_ITEMS)
+    classes = UserClasses(fit_classes(columns, vectors, CFG), vectors, vectors[:, :0])
+    mine, other = scores_of(classes, columns, 0, [57]), scores_of(classes, columns, 1, [57])
+    assert mine[0] > other[0] + 1
+
+
+def test_same_seed_gives_the_same_classes() -> None:
+    columns, vectors = planted()
+    cfg = ClassesConfig(num_classes=3, num_starts=1, rounds=3)
+    first, again, other = (fit_classes(columns, vectors, cfg, seed).tastes for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_items_that_join_or_change_are_as_if_they_had_been_there(learned: tuple[EventColumns, UserClasses]) -> None:
+    columns, classes = learned
+    _, vectors = planted()
+    grown = np.concatenate([vectors, -vectors[:3]])
+    grown[4] = vectors[5]
+    living = UserClasses(classes.tastes, vectors[:, :2], vectors[:, 2:])
+    for rows, changed, added in ((61, [4], [60]), (63, [4, 61], [61, 62])):
+        living.cover(grown[:rows, :2], grown[:rows, 2:], changed, added)
+    built = UserClasses(classes.tastes, grown[:, :2], grown[:, 2:])
+    every = list(range(63))
+    for user in (0, 1):
+        assert scores_of(living, columns, user, every) == scores_of(built, columns, user, every)
+
+
+def test_tastes_survive_the_bundle(learned: tuple[EventColumns, UserClasses], tmp_path: Path) -> None:
+    tastes, path = learned[1].tastes, tmp_path / "classes.safetensors"
+    tastes.save(path)
+    again = load_tastes(path, 3)
+    for name, value in vars(tastes).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+
+
+def test_files_that_do_not_fit_are_refused(learned: tuple[EventColumns, UserClasses], tmp_path: Path) -> None:
+    path = tmp_path / "classes.safetensors"
+    with pytest.raises(BundleError, match=r"classes.safetensors cannot be read .*rebuild"):
+        load_tastes(path, 3)
+    learned[1].tastes.save(path)
+    arrays = load_file(path)
+    with pytest.raises(BundleError, match="not of vectors of 4 numbers"):
+        load_tastes(path, 4)
+    for name, value, message in (
+        ("tastes", np.full_like(arrays["tastes"], np.nan), "not finite"),
+        ("shares", np.zeros_like(arrays["shares"]), "classes of nobody"),
+        ("counted", np.ones(3), "cannot be read"),
+        ("offsets", np.zeros(1, np.float32), "not of vectors"),
+    ):
+        save_file({**arrays, name: value}, path)
+        with pytest.raises(BundleError, match=message):
+            load_tastes(path, 3)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(BundleError, match="cannot be read"):
+        load_tastes(path, 3)
+
+
+def test_vectors_are_joined_as_float32() -> None:
+    joined = item_vectors(np.ones((2, 3), np.float32), np.full((2, 1), 0.5, np.float16))
+    assert (joined.dtype, joined[0].tolist()) == (np.float32, [1.0, 1.0, 1.0, 0.5])
+
+
+def test_starts_are_pooled() -> None:
+    columns, vectors = planted()
+    pooled = fit_classes(columns, vectors, ClassesConfig(num_classes=2, num_starts=3, rounds=3))
+    assert len(pooled.shares) == 6
+    parts = [pooled.tastes[a:b] for a, b in pairwise((0, 2, 4, 6))]
+    assert not np.allclose(parts[0], parts[1])
