@@ -19,6 +19,8 @@ from avrec_ray.training.config import OptimConfig
 from avrec_ray.training.fit import build_optimizer, fit
 
 CHOOSE = TARGETS.index("choose")
+_SURE = 2.0
+"""Standard errors by which attention has to help: several epochs are looked at, and one is always the best."""
 _LISTS_AT_ONCE = 32
 
 
@@ -41,7 +43,8 @@ class FittedReranker:
 def fit_reranker(
     step: RerankStep, batches: RerankBatches, optim: OptimConfig, held_out: npt.NDArray[np.int64], seed: int = 0
 ) -> FittedReranker:
-    """Train on `batches` and leave in `step` the weights of the epoch with the least listwise loss on `held_out`.
+    """Train on `batches` and leave in `step` the weights of the epoch with the least listwise loss on `held_out`, or
+    those without attention where the difference could be chance.
 
     The weights of the context (matcher, popularity, what chosen items say) are a convex problem of nine numbers and
     are solved first; by gradient steps of the size that attention bears they would not arrive. Few lists and many
@@ -51,27 +54,30 @@ def fit_reranker(
     Args:
         held_out: rows of `batches` that training leaves out, as `RerankBatches.hold_out` gives them.
     """
-    before = held_out_loss(step, batches, held_out)
-    best_loss, best_epoch, best_weights = before, 0, copy.deepcopy(step.model.state_dict())
+    first = HeldOut.of(step, batches, held_out)
+    plain, plain_weights = first, copy.deepcopy(step.model.state_dict())
     weigh_context(step, batches)
-    if (blended := held_out_loss(step, batches, held_out)) < best_loss:
-        best_loss, best_weights = blended, copy.deepcopy(step.model.state_dict())
+    if (weighed := HeldOut.of(step, batches, held_out)).mean < first.mean:
+        plain, plain_weights = weighed, copy.deepcopy(step.model.state_dict())
     else:
-        step.model.load_state_dict(best_weights)
+        step.model.load_state_dict(plain_weights)
     epochs: list[dict[str, float]] = []
+    best, best_epoch, best_weights = plain, 0, plain_weights
 
     def keep_best(epoch: int, losses: dict[str, float], due: bool) -> None:
-        nonlocal best_loss, best_epoch, best_weights
-        loss = held_out_loss(step, batches, held_out)
-        epochs.append({**losses, "held_out": loss})
-        if loss < best_loss:
-            best_loss, best_epoch, best_weights = loss, epoch + 1, copy.deepcopy(step.model.state_dict())
+        nonlocal best, best_epoch, best_weights
+        found = HeldOut.of(step, batches, held_out)
+        epochs.append({**losses, "held_out": found.mean})
+        if found.mean < best.mean:
+            best, best_epoch, best_weights = found, epoch + 1, copy.deepcopy(step.model.state_dict())
 
     if batches.steps_per_epoch and len(held_out):
         optimizer = build_optimizer(step, optim)
         fit(step, batches, batches.steps_per_epoch, optim, keep_best, optimizer=optimizer, seed=seed)
+    if best_epoch and not best.surely_below(plain):
+        best_epoch, best_weights = 0, plain_weights
     step.model.load_state_dict(best_weights)
-    return FittedReranker(epochs, before, blended, best_epoch, calibrate(step, batches, held_out))
+    return FittedReranker(epochs, first.mean, weighed.mean, best_epoch, calibrate(step, batches, held_out))
 
 
 def weigh_context(step: RerankStep, batches: RerankBatches) -> None:
@@ -132,12 +138,33 @@ def _outcomes(
     ]
 
 
-@torch.inference_mode()
-def held_out_loss(step: RerankStep, batches: RerankBatches, rows: npt.NDArray[np.int64]) -> float:
-    """Mean listwise loss over whole lists, all candidates; 0 without lists."""
-    total = weight = 0.0
-    for start in range(0, len(rows), _LISTS_AT_ONCE):
-        batch = batches.batch(rows[start : start + _LISTS_AT_ONCE])
-        counts = batch.choices[1].sum().item()
-        total, weight = total + step(batch)["listwise"].item() * counts, weight + counts
-    return total / max(weight, 1e-9)
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Listwise losses over whole lists, all candidates, of users set aside."""
+
+    losses: npt.NDArray[np.float64]
+    """[L]."""
+    shares: npt.NDArray[np.float64]
+    """[L]: how much each list counts; they sum to 1, or there are none."""
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, step: RerankStep, batches: RerankBatches, rows: npt.NDArray[np.int64]) -> "HeldOut":
+        """Of the lists at `rows`, by the present weights."""
+        found = []
+        for start in range(0, len(rows), _LISTS_AT_ONCE):
+            batch = batches.batch(rows[start : start + _LISTS_AT_ONCE])
+            found.append(torch.stack(step.listwise(step.score(batch), batch)).numpy().astype(np.float64))
+        losses, weights = np.concatenate([np.zeros((2, 0)), *found], 1)
+        return cls(losses, weights / max(weights.sum(), 1e-9))
+
+    @property
+    def mean(self) -> float:
+        """0 without lists."""
+        return float(self.losses @ self.shares)
+
+    def surely_below(self, other: "HeldOut") -> bool:
+        """Whether the mean is below that of the same lists under other weights by more than chance would make it."""
+        gains = other.losses - self.losses
+        error = np.sqrt((self.shares**2 * (gains - gains @ self.shares) ** 2).sum())
+        return bool(gains @ self.shares > _SURE * error)

@@ -201,8 +201,7 @@ class RerankStep(nn.Module):
     def forward(self, batch: RerankBatch) -> dict[str, Tensor]:
         """`loss` to minimise and its parts."""
         logits_BKT = self.score(batch)
-        target_BK, weight_B = batch.choices
-        listwise_B = F.cross_entropy(logits_BKT[..., 0], target_BK, reduction="none")
+        listwise_B, weight_B = self.listwise(logits_BKT, batch)
         listwise = (listwise_B * weight_B).sum() / weight_B.sum().clamp(min=1e-9)
         known = ~batch.labels[..., 1:].isnan()
         pointwise = F.binary_cross_entropy_with_logits(
@@ -210,6 +209,12 @@ class RerankStep(nn.Module):
         )
         heads = (pointwise * known).sum() / known.sum().clamp(min=1)
         return {"loss": listwise + heads, "listwise": listwise, "heads": heads}
+
+    @staticmethod
+    def listwise(logits_BKT: Tensor, batch: RerankBatch) -> tuple[Tensor, Tensor]:
+        """Cross entropy of each list [B], and how much it counts [B]."""
+        target_BK, weight_B = batch.choices
+        return F.cross_entropy(logits_BKT[..., 0], target_BK, reduction="none"), weight_B
 
     def score(self, batch: RerankBatch) -> Tensor:
         """Logits [B, K, T]."""

@@ -6,7 +6,7 @@ import torch
 
 from avrec_ray.errors import ConfigError
 from avrec_ray.ranking.config import SCORES, RerankerConfig
-from avrec_ray.ranking.fitting import fit_reranker, held_out_loss, weigh_context
+from avrec_ray.ranking.fitting import HeldOut, fit_reranker, weigh_context
 from tests.ranking.taste_problem import taste_problem
 
 
@@ -35,7 +35,38 @@ def test_fit_keeps_the_epoch_that_is_best_for_the_users_set_aside() -> None:
     losses = [epoch["held_out"] for epoch in fitted.epochs]
     assert len(losses) == batches.cfg.optim.epochs
     assert losses[fitted.best_epoch - 1] == min(losses) < 0.7 * fitted.before
-    assert held_out_loss(step, batches, held_out) == min(losses)
+    assert HeldOut.of(step, batches, held_out).mean == min(losses)
+
+
+def test_attention_that_helped_by_chance_is_not_kept() -> None:
+    helped = 0
+    for seed in range(8):
+        batches, step = taste_problem(num_users=60, epochs=6, learning_rate=3e-3)
+        rng = np.random.default_rng(seed)
+        batches.labels[:] = rng.permuted(batches.labels, axis=1)  # nothing to learn
+        held_out = batches.hold_out(0.3)
+        fitted = fit_reranker(step, batches, batches.cfg.optim, held_out)
+        plain = min(fitted.before, fitted.blended)
+        helped += min(epoch["held_out"] for epoch in fitted.epochs) < plain
+        assert fitted.best_epoch == 0
+        assert HeldOut.of(step, batches, held_out).mean == plain
+    assert helped >= 2
+
+
+def test_a_difference_counts_by_its_standard_error() -> None:
+    rng = np.random.default_rng(0)
+    losses, shares = rng.normal(4, 1, 100), np.full(100, 0.01)
+    plain = HeldOut(losses, shares)
+    assert HeldOut(losses - 0.05, shares).surely_below(plain)  # the same for every list
+    assert not plain.surely_below(plain)
+    noise = rng.normal(0, 1, 100)
+    noise -= noise.mean()
+    assert not HeldOut(losses - 0.05 + noise, shares).surely_below(plain)
+    assert HeldOut(losses - 0.25 + noise, shares).surely_below(plain)
+    assert not HeldOut(losses + 0.25, shares).surely_below(plain)
+    nothing = HeldOut(losses[:0], shares[:0])
+    assert not nothing.surely_below(nothing)
+    assert nothing.mean == 0.0
 
 
 def test_fit_on_noise_leaves_the_matchers_order_alone() -> None:
