@@ -14,6 +14,7 @@ from avrec_ray.media.text import item_text
 from avrec_ray.new_items.predict import PUBLISHED, TAGS, WORDS, ContentSpace, Predictor, build_predictor
 from avrec_ray.new_items.tokens import mean_tokens
 from avrec_ray.pipelines.catalogue import item_durations, read_fitted, read_item_tokens, read_items
+from avrec_ray.ranking.config import ClassesConfig
 from avrec_ray.ranking.content_likeness import fit_likeness_map
 from avrec_ray.ranking.lists import ItemToItem
 from avrec_ray.ranking.user_class_fitting import fit_classes
@@ -64,7 +65,8 @@ def fit_with_predictor(
             table = with_cold_items(table, views, found, counts, job.reranker.cold_neighbours)
         tables[name] = table
     predictor = build_predictor(space, views, known_rows(counts), weights, likeness)
-    tastes = fit_classes(columns, item_vectors(embeddings, content.vectors), job.reranker.classes, job.seed)
+    kinds = job.reranker.classes if "classes" in job.reranker.scores else ClassesConfig(num_classes=0)
+    tastes = fit_classes(columns, item_vectors(embeddings, content.vectors), kinds, job.seed)
     classes = UserClasses(tastes, embeddings, content.vectors)
     return ItemToItem(tables["taste"], tables["session"], content, classes), predictor
 

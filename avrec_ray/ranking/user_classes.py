@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 
 from avrec_ray.errors import BundleError
 from avrec_ray.new_items.growing import Growing
@@ -27,8 +27,8 @@ Floats = npt.NDArray[np.float64]
 
 UNWATCHED_WEIGHT, WATCHED_WEIGHT = 0.4, 1.2
 """A choice that was not watched at all counts the former, and the latter more if it was watched to the end."""
-MAX_LIFT = 1000.0
-"""Far beyond what data say, and within float16."""
+MAX_LIFT = 30.0
+"""Far beyond what data say; its exponential, and one over it, are numbers that float32 can add up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +96,8 @@ class UserClasses:
         """
         if not len(self.tastes.shares):
             return np.zeros(len(rows), np.float32)
-        log_membership_K = self.tastes.log_membership(self._lift.rows[chosen], weights)
-        return np.asarray(logsumexp(self._lift.rows[rows] + log_membership_K, axis=1), np.float32)
+        membership_K = np.exp(self.tastes.log_membership(self._lift.rows[chosen], weights)).astype(np.float32)
+        return np.asarray(np.log(np.exp(self._lift.rows[rows].astype(np.float32)) @ membership_K))
 
 
 def item_vectors(embeddings: npt.NDArray[np.floating], content: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

@@ -14,6 +14,7 @@ from avrec_ray.ranking import user_class_fitting
 from avrec_ray.ranking.config import ClassesConfig
 from avrec_ray.ranking.user_class_fitting import PSEUDO_CHOICES, choice_matrix, fit_classes
 from avrec_ray.ranking.user_classes import (
+    MAX_LIFT,
     ClassTastes,
     UserClasses,
     choice_weights,
@@ -144,6 +145,16 @@ def test_choices_count_once_by_their_newest_event_and_their_best_watch(
     items, weights = weighted_choices(columns, (start, len(history)))
     assert items.tolist() == list(expected)
     assert weights.tolist() == pytest.approx(list(expected.values()))
+
+
+def test_scores_of_extreme_tastes_are_finite() -> None:
+    vectors = np.array([[1.0], [-1.0], [0.0]], np.float32)
+    tastes = ClassTastes(
+        np.array([[9e3], [-9e3]], np.float32), np.zeros(2, np.float32), np.full(2, 0.5, np.float32), 1, 1
+    )
+    scores = UserClasses(tastes, vectors, vectors[:, :0]).scores(np.array([0]), np.ones(1), np.arange(3))
+    # Of the other class with a chance of exp(-2 MAX_LIFT), which has item 1 exp(MAX_LIFT) times as often.
+    np.testing.assert_allclose(scores, [MAX_LIFT, np.log(2) - MAX_LIFT, 0.0], atol=1e-3)
 
 
 def test_nothing_to_learn_from_gives_no_classes_and_no_score() -> None:
