@@ -8,13 +8,14 @@ Dimension key: U users, N items, K classes, D numbers an item.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
+from threadpoolctl import threadpool_limits
 
 from avrec_ray.ranking.config import ClassesConfig
 from avrec_ray.ranking.user_classes import ClassTastes, choice_weights
@@ -28,6 +29,8 @@ MAX_ITEMS = 8192
 """Items that they are learned from, those chosen most often."""
 STEPS_A_ROUND = 10
 """Of the solver that improves tastes, which begins at those of the round before."""
+USERS_A_CLASS = 8
+"""At least so many users for each class: of fewer nothing can be learned."""
 PSEUDO_CHOICES = 2.0
 """Added to how often each item was chosen."""
 
@@ -35,7 +38,9 @@ PSEUDO_CHOICES = 2.0
 def fit_classes(
     columns: EventColumns, vectors: npt.NDArray[np.floating], cfg: ClassesConfig, seed: int = 0
 ) -> ClassTastes:
-    """Learn `cfg.num_starts * cfg.num_classes` classes from what users chose.
+    """Learn `cfg.num_starts` times `cfg.num_classes` classes, or fewer of few users, from what users chose.
+
+    In one thread: the matrices are small, so that several wait for each other more than they work.
 
     Args:
         vectors: [N, D] of the catalogue. What they have in common, and in which unit they are, does not matter.
@@ -53,7 +58,9 @@ def fit_classes(
     items = _most_chosen(choices_UN)
     unit_ND = (vectors[items].astype(np.float64) - mean_D) / scale
     choices_UM = choices_UN[:, items].tocsr()
-    found = [_Fit(choices_UM, unit_ND, cfg, [seed, 6, start]).run() for start in range(cfg.num_starts)]
+    cfg = replace(cfg, num_classes=min(cfg.num_classes, max(1, choices_UM.shape[0] // USERS_A_CLASS)))
+    with threadpool_limits(1, "blas"):
+        found = [_Fit(choices_UM, unit_ND, cfg, [seed, 6, start]).run() for start in range(cfg.num_starts)]
     tastes_KD = np.concatenate([fit.tastes_KD for fit in found]) / scale
     offsets_K = np.concatenate([fit.log_norms_K for fit in found]) + tastes_KD @ mean_D
     shares_K = np.concatenate([fit.shares_K for fit in found]) / cfg.num_starts

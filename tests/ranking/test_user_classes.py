@@ -237,6 +237,14 @@ def test_vectors_are_joined_as_float32() -> None:
     assert (joined.dtype, joined[0].tolist()) == (np.float32, [1.0, 1.0, 1.0, 0.5])
 
 
+def test_few_users_have_few_classes() -> None:
+    columns, vectors = planted()
+    few = columns_of([[(item, "view", 0.5) for item in columns.item_idx[columns.rows(u)].tolist()] for u in range(20)])
+    for told, expected in ((columns, 15), (few, 2)):
+        tastes = fit_classes(told, vectors, ClassesConfig(num_classes=48, num_starts=1, rounds=2))
+        assert len(tastes.shares) == expected
+
+
 def test_starts_are_pooled() -> None:
     columns, vectors = planted()
     pooled = fit_classes(columns, vectors, ClassesConfig(num_classes=2, num_starts=3, rounds=3))
