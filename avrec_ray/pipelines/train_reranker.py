@@ -60,11 +60,10 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
         fitted: FittedReranker = result["fitted"]
         for epoch, losses in enumerate(fitted.epochs):
             stage.run.metrics({f"train/{name}": value for name, value in losses.items()}, step=epoch)
-        after = min([fitted.before, fitted.blended, *(losses["held_out"] for losses in fitted.epochs)])
         stage.log(
             f"{result['num_lists']} lists, {result['seconds']:.1f} s; listwise loss of {result['num_held_out']} lists "
-            f"of other users: matcher {fitted.before:.4f}, with the other scores {fitted.blended:.4f}, best "
-            f"{after:.4f} after {fitted.best_epoch} epochs of attention"
+            f"of other users: matcher {fitted.before:.4f}, with the other scores {fitted.blended:.4f}, kept "
+            f"{fitted.kept:.4f} after {fitted.best_epoch} epochs of attention"
         )
         for target, (raw, calibrated) in fitted.calibration_errors.items():
             stage.run.metrics({f"calibration_error/{target}_before": raw, f"calibration_error/{target}": calibrated})
@@ -78,7 +77,7 @@ def run(loop: Loop, job: JobConfig) -> StageRecord:
             "examined_last_place": result["examined_last"],
             "best_epoch": fitted.best_epoch,
             "held_out_loss_before": fitted.before,
-            "held_out_loss": after,
+            "held_out_loss": fitted.kept,
         }
 
     return loop.stage(

@@ -36,6 +36,8 @@ class FittedReranker:
     """The same loss with the context features weighed, before attention has learned anything."""
     best_epoch: int
     """Epochs of training that the weights kept have seen; 0: attention did not help."""
+    kept: float
+    """The same loss by the weights that are kept."""
     calibration_errors: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Of each target, before and after calibration, on lists that it was not fitted on; see `calibrate`."""
 
@@ -77,7 +79,9 @@ def fit_reranker(
     if best_epoch and not best.surely_below(plain):
         best_epoch, best_weights = 0, plain_weights
     step.model.load_state_dict(best_weights)
-    return FittedReranker(epochs, first.mean, weighed.mean, best_epoch, calibrate(step, batches, held_out))
+    kept = best if best_epoch else plain
+    errors = calibrate(step, batches, held_out)
+    return FittedReranker(epochs, first.mean, weighed.mean, best_epoch, kept.mean, errors)
 
 
 def weigh_context(step: RerankStep, batches: RerankBatches) -> None:

@@ -49,7 +49,7 @@ def test_attention_that_helped_by_chance_is_not_kept() -> None:
         plain = min(fitted.before, fitted.blended)
         helped += min(epoch["held_out"] for epoch in fitted.epochs) < plain
         assert fitted.best_epoch == 0
-        assert HeldOut.of(step, batches, held_out).mean == plain
+        assert HeldOut.of(step, batches, held_out).mean == fitted.kept == plain
     assert helped >= 2
 
 
