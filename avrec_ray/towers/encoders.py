@@ -27,12 +27,16 @@ def transformer(
 
 
 class VideoEncoder(nn.Module):
-    """uint8 frames [B, T, 3, H, W] to tokens [B, K, E]: patches of a frame attend, then frames attend in time."""
+    """uint8 frames [B, T, 3, H, W] to tokens [B, K, E]: patches of a frame attend, then frames attend in time.
+
+    A patch is read with what changed in it since the frame before (RGB difference: Wang et al., Temporal Segment
+    Networks, 2016): from small data, movement is not learned from positions alone.
+    """
 
     def __init__(self, cfg: TowersConfig) -> None:
         super().__init__()
         num_patches = (cfg.frame_size // cfg.patch_size) ** 2
-        self.patchify = nn.Conv2d(3, cfg.model_dim, cfg.patch_size, cfg.patch_size)
+        self.patchify = nn.Conv2d(6, cfg.model_dim, cfg.patch_size, cfg.patch_size)
         self.patch_position = nn.Parameter(torch.randn(num_patches, cfg.model_dim) * 0.02)
         self.space = transformer(cfg, cfg.encoder_layers)
         self.frame_position = nn.Parameter(torch.randn(cfg.num_frames, cfg.model_dim) * 0.02)
@@ -41,10 +45,16 @@ class VideoEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         batch, num_frames = frames.shape[:2]
-        pixels = (frames.flatten(0, 1).float() / 255.0 - 0.5) / 0.25
-        patches_NPE = self.patchify(pixels).flatten(2).transpose(1, 2) + self.patch_position
+        pixels = (frames.float() / 255.0 - 0.5) / 0.25
+        patches_NPE = self.patchify(with_change(pixels).flatten(0, 1)).flatten(2).transpose(1, 2) + self.patch_position
         frames_BTE = self.space(patches_NPE).mean(1).view(batch, num_frames, -1) + self.frame_position
         return self.time(frames_BTE).unflatten(1, (self.num_tokens, -1)).mean(2)
+
+
+def with_change(pixels: Tensor) -> Tensor:
+    """[B, T, C, H, W] to [B, T, 2C, H, W]: each frame, and what it has more than the one before; of the first, 0."""
+    change = torch.cat([torch.zeros_like(pixels[:, :1]), pixels.diff(dim=1)], 1)
+    return torch.cat([pixels, change], 2)
 
 
 class AudioEncoder(nn.Module):

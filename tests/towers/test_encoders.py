@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from avrec_ray.towers.encoder_registry import build_encoder
-from avrec_ray.towers.encoders import TEXT_TOKENS, TextEncoder, VideoEncoder
+from avrec_ray.towers.encoders import TEXT_TOKENS, TextEncoder, VideoEncoder, with_change
 from avrec_ray.towers.item_tower import ItemInputs
 from avrec_ray.types import MODALITIES
 from tests.tiny_models import random_inputs, tiny_towers
@@ -61,6 +61,25 @@ def test_encoder_serves_what_it_trained(name: str) -> None:
 def test_video_encoder_sees_the_order_of_frames() -> None:
     encoder, frames = VideoEncoder(CFG), random_inputs(CFG, 2).frames
     assert not torch.allclose(encoder(frames), encoder(frames.flip(1)), atol=1e-4)
+
+
+def test_each_frame_comes_with_what_changed_since_the_one_before() -> None:
+    pixels = torch.tensor([1.0, 4.0, 2.0]).view(1, 3, 1, 1, 1).expand(2, 3, 3, 4, 4)
+    seen = with_change(pixels)
+    assert torch.equal(seen[:, :, :3], pixels)
+    assert (seen[1, :, 3:].mean((1, 2, 3))).tolist() == [0.0, 3.0, -2.0]
+    assert not with_change(pixels[:, :1])[:, :, 3:].any()
+
+
+def test_video_encoder_reads_what_changed() -> None:
+    """Two clips whose frames are the same, one of them still: the weights of the change alone tell them apart."""
+    encoder, frames = VideoEncoder(CFG).eval(), random_inputs(CFG, 2).frames
+    with torch.no_grad():
+        encoder.patchify.weight[:, :3] = 0.0
+        encoder.frame_position.zero_()
+        still = encoder(frames[:, :1].expand_as(frames))
+        assert torch.allclose(still[0], still[1], atol=1e-5)  # a still says nothing of its change
+        assert not torch.allclose(encoder(frames)[0], encoder(frames)[1], atol=1e-4)
 
 
 def test_video_encoder_of_one_frame_gives_one_token() -> None:
