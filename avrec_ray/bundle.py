@@ -43,7 +43,7 @@ from avrec_ray.towers.config import TowersConfig
 from avrec_ray.towers.vector_tables import moment_arrays, vectors_of
 from avrec_ray.training.profiles import UserProfiles, load_profiles
 
-FORMAT = 5
+FORMAT = 6
 """Version of the directory layout."""
 
 NEIGHBOUR_FILES = ("taste_neighbours.safetensors", "session_neighbours.safetensors")

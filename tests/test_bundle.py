@@ -182,10 +182,10 @@ def test_bundle_whose_tables_list_other_items_is_refused(copy: Path) -> None:
         (None, "is not a bundle .*python -m jobs.full_loop"),
         ("{", "is not a bundle"),
         ("\udcff", "is not a bundle"),
-        ("[]", "format None, this code reads 5"),
-        ('{"format": 1}', "format 1, this code reads 5"),
-        ('{"format": 5}', "does not hold a bundle's metadata .*'model_version' is missing"),
-        ('{"format": 5, "flavour": 3}', "does not hold a bundle's metadata .*unknown key 'flavour'"),
+        ("[]", "format None, this code reads 6"),
+        ('{"format": 1}', "format 1, this code reads 6"),
+        ('{"format": 6}', "does not hold a bundle's metadata .*'model_version' is missing"),
+        ('{"format": 6, "flavour": 3}', "does not hold a bundle's metadata .*unknown key 'flavour'"),
     ],
 )
 def test_bundle_with_unreadable_metadata_is_refused(copy: Path, content: str | None, message: str) -> None:

@@ -19,7 +19,7 @@ from avrec_ray.media.config import MediaConfig
 from avrec_ray.ranking.config import TARGETS, RerankerConfig
 from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.ranking.interaction import AttentionReranker
-from avrec_ray.ranking.user_classes import ClassTastes
+from avrec_ray.ranking.user_classes import ClassTastes, WatchLines
 from avrec_ray.retrieval.config import IndexConfig
 from avrec_ray.retrieval.index import build_index
 from avrec_ray.retrieval.neighbours import fit_neighbours
@@ -108,7 +108,9 @@ def tiny_tastes(dim: int, seed: int = 0) -> ClassTastes:
     """Three kinds of users with random tastes."""
     rng = np.random.default_rng(seed)
     shares = np.array([0.5, 0.3, 0.2], np.float32)
-    return ClassTastes(rng.normal(size=(3, dim)).astype(np.float32), np.zeros(3, np.float32), shares, 0.7, 0.9)
+    tastes = rng.normal(size=(3, dim)).astype(np.float32)
+    lines = WatchLines(np.array([-1.0, 0.0, 0.5], np.float32), np.array([0.5, 1.0, 0.0], np.float32), 0.8, 0.5)
+    return ClassTastes(tastes, np.zeros(3, np.float32), shares, 0.7, 0.9, lines)
 
 
 def tiny_catalogue(num_items: int, seed: int = 0) -> Catalogue:

@@ -26,16 +26,20 @@ def default_target_weights() -> dict[str, float]:
 class ClassesConfig:
     """Kinds of users, see `user_classes`."""
 
-    num_classes: int = 48
-    """Of each start; 0: no score by classes."""
+    num_classes: int = 64
+    """Of each start; 0: no score by classes. Of few users fewer are learned."""
     recency: float = 0.95
     """What a choice counts in telling a user's class, of that of the one after it: tastes change."""
-    num_starts: int = 4
+    num_starts: int = 8
     """Fits from different beginnings, whose classes are pooled: what one took for chance another finds."""
-    ridge: float = 1.0
+    ridge: float = 0.5
     """Of tastes, in units of the items' deviation; higher keeps classes nearer to popularity."""
     evidence: float = 0.7
     """What a choice counts in telling a user's class; below 1, since choices of one session go together."""
+    watch_evidence: float = 0.5
+    """What the watched share of an item, chosen or skipped, counts in telling a user's class; 0: nothing."""
+    watch_weight: float = 0.3
+    """What it counts in learning what a class likes, against choices; 0: nothing."""
     rounds: int = 20
     """Of expectation maximisation; evidence counts in full from the middle on."""
 
@@ -45,6 +49,8 @@ class ClassesConfig:
         check_range("reranker.classes.ridge", self.ridge, 1e-3)
         check_range("reranker.classes.evidence", self.evidence, 0.01, 1)
         check_range("reranker.classes.recency", self.recency, 0.01, 1)
+        check_range("reranker.classes.watch_evidence", self.watch_evidence, 0, 1)
+        check_range("reranker.classes.watch_weight", self.watch_weight, 0, 100)
         check_range("reranker.classes.rounds", self.rounds, 1)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from avrec_ray.ranking.content_likeness import ContentLikeness
-from avrec_ray.ranking.user_classes import UserClasses, weighted_choices
+from avrec_ray.ranking.user_classes import UserClasses, history_of
 from avrec_ray.retrieval.neighbours import ItemNeighbours
 from avrec_ray.training.histories import POSITIVE_CODES, EventColumns
 
@@ -87,7 +87,7 @@ class ItemToItem:
         """
         chosen = chosen_items(columns, span)
         tables = [table.relative_scores(chosen, rows) for table in (self.taste, self.session)]
-        of_kind = self.classes.scores(*weighted_choices(columns, span), rows)
+        of_kind = self.classes.scores(history_of(columns, span), rows)
         return np.stack([*tables, self.content.scores(chosen, rows), of_kind], 1)
 
 

@@ -20,7 +20,7 @@ from avrec_ray.pipelines.train_reranker import held_out_lists, matcher_candidate
 from avrec_ray.ranking.config import RerankerConfig
 from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.ranking.lists import ItemArrays, ItemToItem
-from avrec_ray.ranking.user_classes import ClassTastes, UserClasses
+from avrec_ray.ranking.user_classes import ClassTastes, UserClasses, WatchLines
 from avrec_ray.retrieval.config import MatcherConfig, NeighbourConfig
 from avrec_ray.retrieval.neighbours import fit_neighbours
 from avrec_ray.towers.config import TowersConfig
@@ -133,7 +133,9 @@ def test_candidates_of_the_reranker_read_what_friends_chose_in_training_alone(st
     describe_split(storage)
     table = fit_neighbours(*np.zeros((2, 1), int), 1, NUM_ITEMS, NeighbourConfig())
     nothing, nobody = np.zeros((NUM_ITEMS, 0), np.float16), np.zeros(0, np.float32)
-    classes = UserClasses(ClassTastes(np.zeros((0, 0), np.float32), nobody, nobody, 1.0, 1.0), nothing, nothing)
+    no_lines = WatchLines(nobody, nobody, 1.0, 0.0)
+    no_tastes = ClassTastes(np.zeros((0, 0), np.float32), nobody, nobody, 1.0, 1.0, no_lines)
+    classes = UserClasses(no_tastes, nothing, nothing)
     said = ItemToItem(table, table, ContentLikeness(nothing), classes)
     columns, queries = held_out_lists(storage, job, ITEM_IDS)
     found, scores, _ = matcher_candidates(storage, job, ITEM_IDS, items, said, columns, queries)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from avrec_ray.ranking.content_likeness import ContentLikeness
 from avrec_ray.ranking.lists import ItemToItem, context_features, interests_of, newest_chosen
-from avrec_ray.ranking.user_classes import ClassTastes, UserClasses, weighted_choices
+from avrec_ray.ranking.user_classes import ClassTastes, UserClasses, WatchLines, history_of
 from avrec_ray.retrieval.neighbours import ItemNeighbours
 from avrec_ray.training.histories import EVENT_CODES, POSITIVE_CODES, columns_from_events
 from avrec_ray.types import EVENTS, Event
@@ -80,7 +80,10 @@ def test_items_say_what_was_chosen_in_the_span() -> None:
     # i0 speaks for i3, i1 and i2 for i4
     arrays = np.array([0, 1, 2, 3, 3, 3]), np.array([3, 4, 4]), np.array([0.5, 0.9, 0.25], np.float32)
     content = ContentLikeness(np.array([[1, 0], [0, 1], [0, 1], [0.5, 0], [0, 0.5]], np.float16))
-    tastes = ClassTastes(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), np.full(2, 0.5, np.float32), 1.0, 1.0)
+    lines = WatchLines(np.zeros(2, np.float32), np.zeros(2, np.float32), 1.0, 0.5)
+    tastes = ClassTastes(
+        np.eye(2, dtype=np.float32), np.zeros(2, np.float32), np.full(2, 0.5, np.float32), 1.0, 1.0, lines
+    )
     classes = UserClasses(tastes, np.zeros((5, 0), np.float32), content.vectors)
     said = ItemToItem(ItemNeighbours(*arrays), ItemNeighbours(*arrays, recency=0.5), content, classes)
     rows, root = np.array([4, 3]), math.sqrt(5)  # tables in units of their root mean square over five items
@@ -92,5 +95,5 @@ def test_items_say_what_was_chosen_in_the_span() -> None:
     ):
         found = said.scores(columns, (0, stop), rows)
         np.testing.assert_allclose(found[:, :3], expected, rtol=1e-6)
-        of_kind = classes.scores(*weighted_choices(columns, (0, stop)), rows)
+        of_kind = classes.scores(history_of(columns, (0, stop)), rows)
         np.testing.assert_array_equal(found[:, 3], of_kind)

@@ -17,7 +17,7 @@ from avrec_ray.ranking.lists import context_features, interests_of
 from avrec_ray.ranking.policy import PolicyConfig
 from avrec_ray.ranking.recommend import recommend
 from avrec_ray.ranking.reranker import Reranker
-from avrec_ray.ranking.user_classes import UserClasses, load_tastes, weighted_choices
+from avrec_ray.ranking.user_classes import UserClasses, history_of, load_tastes
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.matcher import Matcher
 from avrec_ray.retrieval.neighbours import load_neighbours
@@ -84,7 +84,7 @@ def test_rerank_scores_are_those_of_the_model_on_the_bundle(reranker: Reranker, 
     spoken_for = [table.scores(chosen) for table in tables]
     tastes = load_tastes(bundle.path / CLASSES_FILE, bundle.embeddings.shape[1] + content.shape[1])
     of_kind = UserClasses(tastes, bundle.embeddings, content).scores(
-        *weighted_choices(columns, (0, len(columns.item_idx))), np.arange(len(bundle.items))
+        history_of(columns, (0, len(columns.item_idx))), np.arange(len(bundle.items))
     )
     said = np.stack([*(scores / np.sqrt(np.mean(scores**2)) for scores in spoken_for), likeness, of_kind], 1)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """Kinds of users: told apart by what they choose, equal to the formula, and the same after a bundle was written."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,18 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from scipy.stats import norm
 
 from avrec_ray.errors import BundleError
 from avrec_ray.ranking import user_class_fitting
 from avrec_ray.ranking.config import ClassesConfig
-from avrec_ray.ranking.user_class_fitting import PSEUDO_CHOICES, choice_matrix, fit_classes
+from avrec_ray.ranking.user_class_fitting import PSEUDO_CHOICES, fit_classes, tell_users
 from avrec_ray.ranking.user_classes import (
+    LEAST_SHARE,
     MAX_LIFT,
     ClassTastes,
+    History,
     UserClasses,
+    WatchLines,
     choice_weights,
+    history_of,
     item_vectors,
     load_tastes,
+    watched_items,
     weighted_choices,
 )
 from avrec_ray.training.histories import EVENT_CODES, POSITIVE_CODES, EventColumns
@@ -27,6 +34,8 @@ from avrec_ray.training.histories import EVENT_CODES, POSITIVE_CODES, EventColum
 NUM_ITEMS, NUM_USERS, NUM_CHOICES = 60, 120, 8
 GENRE = np.arange(NUM_ITEMS) % 3
 CFG = ClassesConfig(num_classes=6, num_starts=2)
+UNKNOWN = float("nan")
+NOTHING = np.zeros(0, np.int64), np.zeros(0)
 
 
 def columns_of(histories: list[list[tuple[int, str, float]]]) -> EventColumns:
@@ -63,7 +72,7 @@ def learned() -> tuple[EventColumns, UserClasses]:
 
 def scores_of(classes: UserClasses, columns: EventColumns, user: int, rows: list[int]) -> list[float]:
     span = int(columns.starts[user]), int(columns.starts[user + 1])
-    return classes.scores(*weighted_choices(columns, span), np.array(rows)).tolist()
+    return classes.scores(history_of(columns, span), np.array(rows)).tolist()
 
 
 def test_unseen_items_of_the_users_kind_stand_out(learned: tuple[EventColumns, UserClasses]) -> None:
@@ -93,7 +102,7 @@ def test_each_class_chooses_one_item_at_a_time() -> None:
     tastes = fit_classes(columns, vectors, CFG)
     assert tastes.tastes.shape == (CFG.num_classes * CFG.num_starts, 3)
     assert float(tastes.shares.sum()) == pytest.approx(1.0, abs=1e-5)
-    counts = np.asarray(choice_matrix(columns, NUM_ITEMS, 0).sum(0)).ravel() + PSEUDO_CHOICES
+    counts = np.asarray(tell_users(columns, NUM_ITEMS, 0).choices_UN.sum(0)).ravel() + PSEUDO_CHOICES
     shares_NK = counts[:, None] / counts.sum() * np.exp(vectors @ tastes.tastes.T - tastes.offsets)
     np.testing.assert_allclose(shares_NK.sum(0), 1.0, atol=1e-4)
 
@@ -112,19 +121,69 @@ def test_unit_and_origin_of_vectors_do_not_matter(unit: float, origin: list[floa
 
 def test_score_is_the_log_of_the_mixture() -> None:
     rng = np.random.default_rng(3)
+    shares = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    lines = WatchLines(rng.normal(size=4).astype(np.float32), rng.random(4).astype(np.float32), 0.8, 0.25)
     tastes = ClassTastes(
-        rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=4).astype(np.float32),
-        np.array([0.1, 0.2, 0.3, 0.4], np.float32), 0.7, 0.9,
-    )  # fmt: skip
+        rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=4).astype(np.float32), shares, 0.7, 0.9, lines
+    )
     vectors = rng.normal(size=(10, 3)).astype(np.float32)
-    lift = np.exp((vectors @ tastes.tastes.T - tastes.offsets).astype(np.float16).astype(np.float64))
-    odds = tastes.shares * lift[5] ** (0.7 * 2.0 * 0.9) * lift[3] ** (0.7 * 0.5)
-    expected = np.log(lift @ (odds / odds.sum()))
+    log_lift = (vectors @ tastes.tastes.T - tastes.offsets).astype(np.float16).astype(np.float64)
+    lift = np.exp(log_lift)
+    chosen = lift[5] ** (0.7 * 2.0 * 0.9) * lift[3] ** (0.7 * 0.5)
+    seen = [norm.pdf(share, lines.intercepts + lines.slopes * log_lift[i], 0.8) for i, share in ((3, 1.2), (8, -0.4))]
+    watched = seen[0] ** (0.25 * 0.9) * seen[1] ** 0.25
     classes = UserClasses(tastes, vectors[:, :1], vectors[:, 1:])
-    found = classes.scores(np.array([5, 3]), np.array([2.0, 0.5]), np.arange(10))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    stranger = classes.scores(np.zeros(0, np.int64), np.zeros(0), np.arange(10))
-    np.testing.assert_allclose(stranger, np.log(lift @ tastes.shares), atol=1e-5)
+    choices, shares_watched = (np.array([5, 3]), np.array([2.0, 0.5])), (np.array([3, 8]), np.array([1.2, -0.4]))
+    for history, odds in (
+        (History(*choices, *NOTHING), shares * chosen),
+        (History(*NOTHING, *shares_watched), shares * watched),
+        (History(*choices, *shares_watched), shares * chosen * watched),
+        (History(*NOTHING, *NOTHING), shares),
+    ):
+        found = classes.scores(history, np.arange(10))
+        np.testing.assert_allclose(found, np.log(lift @ (odds / odds.sum())), atol=1e-5)
+
+
+def watching(deviation: float, told: bool = True, seed: int = 0) -> tuple[EventColumns, np.ndarray]:  # type: ignore[type-arg]
+    """As `planted`, but users watch .88 of what is of their genre and .12 of other items, give or take some noise."""
+    columns, vectors = planted(seed)
+    mine = np.repeat(np.arange(NUM_USERS), NUM_CHOICES) % 3 == GENRE[columns.item_idx]
+    logits = np.where(mine, 2.0, -2.0) + deviation * np.random.default_rng(seed).normal(size=len(mine))
+    watched = 1 / (1 + np.exp(-logits)) if told else np.full(len(mine), UNKNOWN)
+    return replace(columns, watch_ratio=watched.astype(np.float32)), vectors
+
+
+def test_what_was_watched_long_tells_the_class_without_a_choice() -> None:
+    columns, vectors = watching(0.5)
+    classes = UserClasses(fit_classes(columns, vectors, CFG), vectors, vectors[:, :0])
+    assert np.median(classes.tastes.lines.slopes) > 0.3  # a class of nobody has a flat line
+    skipped = [[(genre, "skip", 0.9), *((other, "skip", 0.1) for other in range(3, 9) if other % 3 != genre)]
+               for genre in range(3)]  # fmt: skip
+    for genre in range(3):
+        scores = np.array(scores_of(classes, columns_of(skipped), genre, list(range(30, 60))))
+        assert scores[GENRE[30:] == genre].min() > scores[GENRE[30:] != genre].max() + 1
+
+
+@pytest.mark.parametrize("deviation", [0.01, 0.3])
+def test_exactly_watched_shares_leave_tastes_as_strong_as_choices_say(deviation: float) -> None:
+    """Noise that is small must not hold the scale of tastes where the first rounds put it."""
+    apart = []
+    for told in (False, True):
+        columns, vectors = watching(deviation, told)
+        classes = UserClasses(fit_classes(columns, vectors, CFG), vectors, vectors[:, :0])
+        scores = np.array([scores_of(classes, columns, user, list(range(NUM_ITEMS))) for user in range(30)])
+        mine = np.arange(30)[:, None] % 3 == GENRE
+        apart.append(scores[mine].mean() - scores[~mine].mean())
+    assert apart[1] > 0.8 * apart[0] > 1.0
+
+
+def test_unknown_shares_change_nothing() -> None:
+    columns, vectors = watching(0.5, told=False)
+    with_watch, without = (
+        fit_classes(columns, vectors, replace(CFG, watch_weight=weight, watch_evidence=weight)) for weight in (0.3, 0.0)
+    )
+    np.testing.assert_array_equal(with_watch.tastes, without.tastes)
+    assert not with_watch.lines.slopes.any()
 
 
 EVENTS = st.tuples(st.integers(0, 5), st.sampled_from(["view", "like", "skip", "dislike"]), st.floats(0, 2) | st.none())
@@ -147,14 +206,34 @@ def test_choices_count_once_by_their_newest_event_and_their_best_watch(
     assert weights.tolist() == pytest.approx(list(expected.values()))
 
 
+@given(st.lists(EVENTS, max_size=15), st.integers(0, 3))
+def test_watched_items_count_once_by_the_newest_event_that_tells_the_share(
+    events: list[tuple[int, str, float | None]], skipped: int
+) -> None:
+    history = [(item, event, UNKNOWN if watched is None else watched) for item, event, watched in events]
+    start = min(skipped, len(history))
+    expected: dict[int, float] = {}
+    for item, _, watched in history[start:]:
+        if not np.isnan(watched):
+            expected.pop(item, None)  # it moves to the end
+            expected[item] = np.clip(np.float32(watched), LEAST_SHARE, 1 - LEAST_SHARE)
+    items, logits = watched_items(columns_of([history]), (start, len(history)))
+    assert items.tolist() == list(expected)
+    assert (1 / (1 + np.exp(-logits))).tolist() == pytest.approx(list(expected.values()))
+
+
 def test_scores_of_extreme_tastes_are_finite() -> None:
     vectors = np.array([[1.0], [-1.0], [0.0]], np.float32)
     tastes = ClassTastes(
-        np.array([[9e3], [-9e3]], np.float32), np.zeros(2, np.float32), np.full(2, 0.5, np.float32), 1, 1
-    )
-    scores = UserClasses(tastes, vectors, vectors[:, :0]).scores(np.array([0]), np.ones(1), np.arange(3))
+        np.array([[9e3], [-9e3]], np.float32), np.zeros(2, np.float32), np.full(2, 0.5, np.float32), 1, 1,
+        WatchLines(np.zeros(2, np.float32), np.full(2, 9e3, np.float32), 0.1, 0.5),
+    )  # fmt: skip
+    history = History(np.array([0]), np.ones(1), *NOTHING)
+    scores = UserClasses(tastes, vectors, vectors[:, :0]).scores(history, np.arange(3))
     # Of the other class with a chance of exp(-2 MAX_LIFT), which has item 1 exp(MAX_LIFT) times as often.
     np.testing.assert_allclose(scores, [MAX_LIFT, np.log(2) - MAX_LIFT, 0.0], atol=1e-3)
+    watched = History(*NOTHING, np.arange(3), np.array([3.0, -3.0, 0.0]))
+    assert np.isfinite(UserClasses(tastes, vectors, vectors[:, :0]).scores(watched, np.arange(3))).all()
 
 
 def test_nothing_to_learn_from_gives_no_classes_and_no_score() -> None:
@@ -174,7 +253,7 @@ def test_large_data_are_learned_from_in_part(monkeypatch: pytest.MonkeyPatch) ->
     columns, vectors = planted()
     monkeypatch.setattr(user_class_fitting, "MAX_USERS", 60)
     monkeypatch.setattr(user_class_fitting, "MAX_ITEMS", 40)
-    assert choice_matrix(columns, NUM_ITEMS, 0).shape == (60, NUM_ITEMS)
+    assert tell_users(columns, NUM_ITEMS, 0).choices_UN.shape == (60, NUM_ITEMS)
     classes = UserClasses(fit_classes(columns, vectors, CFG), vectors, vectors[:, :0])
     mine, other = scores_of(classes, columns, 0, [57]), scores_of(classes, columns, 1, [57])
     assert mine[0] > other[0] + 1
@@ -206,8 +285,10 @@ def test_tastes_survive_the_bundle(learned: tuple[EventColumns, UserClasses], tm
     tastes, path = learned[1].tastes, tmp_path / "classes.safetensors"
     tastes.save(path)
     again = load_tastes(path, 3)
-    for name, value in vars(tastes).items():
-        np.testing.assert_array_equal(getattr(again, name), value)
+    for written, read in ((tastes, again), (tastes.lines, again.lines)):
+        for name, value in vars(written).items():
+            if name != "lines":
+                np.testing.assert_array_equal(getattr(read, name), value)
 
 
 def test_files_that_do_not_fit_are_refused(learned: tuple[EventColumns, UserClasses], tmp_path: Path) -> None:
@@ -219,9 +300,11 @@ def test_files_that_do_not_fit_are_refused(learned: tuple[EventColumns, UserClas
     with pytest.raises(BundleError, match="not of vectors of 4 numbers"):
         load_tastes(path, 4)
     for name, value, message in (
-        ("tastes", np.full_like(arrays["tastes"], np.nan), "not finite"),
+        ("tastes", np.full_like(arrays["tastes"], np.nan), "out of range"),
         ("shares", np.zeros_like(arrays["shares"]), "classes of nobody"),
         ("counted", np.ones(3), "cannot be read"),
+        ("counted", np.array([0.7, 0.9, 0.5, 0.0]), "out of range"),
+        ("watch_slopes", np.zeros(1, np.float32), "not of vectors"),
         ("offsets", np.zeros(1, np.float32), "not of vectors"),
     ):
         save_file({**arrays, name: value}, path)
