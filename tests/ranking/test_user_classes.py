@@ -71,8 +71,11 @@ def learned() -> tuple[EventColumns, UserClasses]:
 
 
 def scores_of(classes: UserClasses, columns: EventColumns, user: int, rows: list[int]) -> list[float]:
-    span = int(columns.starts[user]), int(columns.starts[user + 1])
-    return classes.scores(history_of(columns, span), np.array(rows)).tolist()
+    return classes.scores(history_of(columns, span_of(columns, user)), np.array(rows)).tolist()
+
+
+def span_of(columns: EventColumns, user: int) -> tuple[int, int]:
+    return int(columns.starts[user]), int(columns.starts[user + 1])
 
 
 def test_unseen_items_of_the_users_kind_stand_out(learned: tuple[EventColumns, UserClasses]) -> None:
@@ -220,6 +223,28 @@ def test_watched_items_count_once_by_the_newest_event_that_tells_the_share(
     items, logits = watched_items(columns_of([history]), (start, len(history)))
     assert items.tolist() == list(expected)
     assert (1 / (1 + np.exp(-logits))).tolist() == pytest.approx(list(expected.values()))
+
+
+@given(st.lists(st.lists(EVENTS, max_size=10), min_size=1, max_size=4))
+def test_classes_are_learned_from_what_tells_them_later(
+    histories: list[list[tuple[int, str, float | None]]],
+) -> None:
+    columns = columns_of(
+        [[(item, event, UNKNOWN if watched is None else watched) for item, event, watched in h] for h in histories]
+    )
+    told = tell_users(columns, 6, 0)
+    users = [u for u in range(len(histories)) if len(weighted_choices(columns, span_of(columns, u))[0])]
+    assert told.choices_UN.shape == told.watched.known_UN.shape == told.watched.logits_UN.shape == (len(users), 6)
+    for row, user in enumerate(users):
+        history = history_of(columns, span_of(columns, user))
+        for matrix, items, values in (
+            (told.choices_UN, history.chosen, history.weights),
+            (told.watched.known_UN, history.watched, np.ones(len(history.watched))),
+            (told.watched.logits_UN, history.watched, history.watch_logits),
+        ):
+            expected = np.zeros(6)
+            expected[items] = values
+            np.testing.assert_allclose(matrix[[row]].toarray()[0], expected)
 
 
 def test_scores_of_extreme_tastes_are_finite() -> None:
