@@ -1,6 +1,7 @@
 """One encoder a modality, from scratch: a small ViT over frames, a transformer over log-mel, one over words.
 
-Each turns its input into a few tokens of width `model_dim`; fusion joins the tokens of all modalities.
+The ViT also reads what changes from frame to frame. Each turns its input into a few tokens of width `model_dim`; fusion
+joins the tokens of all modalities.
 
 Dimension key: B batch, T frames, C channels, H W pixels, P patches, F mel bins, A mel frames, S words,
 K tokens a clip, E model width.
