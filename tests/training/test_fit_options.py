@@ -216,7 +216,7 @@ def test_lower_precision_trains_with_float32_weights_and_other_arithmetic(precis
     losses = []
     for chosen in ("float32", precision):
         step, batches, cfg = finetune_parts()
-        cfg = dataclasses.replace(cfg, epochs=3, learning_rate=1e-2, precision=chosen)
+        cfg = dataclasses.replace(cfg, epochs=6, learning_rate=1e-2, precision=chosen)
         _, reports = trained(step, batches, batches.steps_per_epoch, cfg)
         losses.append([r["loss"] for r in reports])
         assert {p.dtype for p in step.parameters()} == {torch.float32}
