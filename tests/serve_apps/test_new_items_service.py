@@ -116,8 +116,9 @@ def test_deleted_item_is_gone_and_the_rest_survives_a_restart(service: httpx.Cli
     for item_id in ("k1", "i2"):
         assert service.delete(f"/v1/items/{item_id}").json()["status"] == "deleted"
         assert item_id not in listed(service)
-    session = [{"item_id": "i1", "event": "like"}]
+    session = [{"item_id": "i1", "event": "like"}, {"item_id": "i5", "event": "like"}]
     soon(lambda: not {"k1", "i2"} & set(listed(service, session=session)))
+    assert {"n0", "k2"} <= set(listed(service, session=session))
     serve.shutdown()
     start(config, 300)
     soon(lambda: service.get("/health/ready").json()["status"] == "ready")
