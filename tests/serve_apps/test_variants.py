@@ -57,7 +57,7 @@ def two(store: EventStore, make_client: Callable[..., httpx.Client]) -> Two:
         for name, catalogue in catalogues.items()
     }
     flows = {
-        f"models-{name}": RequestFlow(models[name].as_models(), store, catalogues[name], name, "v-index", 50, 1500)
+        f"models-{name}": RequestFlow(models[name].as_models(), store, catalogues[name], name, "v-index", 50, 5000)
         for name in models
     }
     cfg = RolloutConfig(guard_requests=10, mirror_share=0.0)
