@@ -20,11 +20,9 @@ refuses missing or changed files, a mix of versions, and vectors that are not fi
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avrec_ray import __version__
+from avrec_ray.catalogue import Catalogue, catalogue_from_table
 from avrec_ray.dataclass_io import from_dict, to_dict
+from avrec_ray.durable import sync
 from avrec_ray.errors import BundleError, ConfigError
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.ranking.config import RerankerConfig
@@ -84,58 +84,6 @@ class BundleMetadata:
 
 
 @dataclass(eq=False)
-class Catalogue:
-    """The items that can be served, as columns; row number is `item_idx`."""
-
-    item_ids: list[str]
-    titles: list[str]
-    categories: list[str | None]
-    tags: list[list[str]]
-    creator_ids: list[str | None]
-    languages: list[str | None]
-    durations: npt.NDArray[np.float32]
-    """Seconds, NaN where unknown."""
-    popularity: npt.NDArray[np.float32]
-    """Share of training positives, sums to 1 (or all 0)."""
-    recent_popularity: npt.NDArray[np.float32]
-    """The same with newer positives counting more, see `RerankerConfig.popularity_half_life_days`."""
-    choices_per_day: npt.NDArray[np.float32]
-    """Training positives by day that the item was out, see `pipelines.catalogue`."""
-    warm: npt.NDArray[np.bool_]
-    """True where the item had behaviour in training."""
-
-    @cached_property
-    def index_of(self) -> dict[str, int]:
-        """`item_id` to `item_idx`."""
-        return {item_id: row for row, item_id in enumerate(self.item_ids)}
-
-    @property
-    def popularities(self) -> npt.NDArray[np.float32]:
-        """[N, 3]: of all time, of late, and by day."""
-        return np.stack([self.popularity, self.recent_popularity, self.choices_per_day], 1)
-
-    @cached_property
-    def popular_order(self) -> npt.NDArray[np.int64]:
-        """Rows from the most popular down; ties in catalogue order."""
-        return np.argsort(-self.popularity, kind="stable")
-
-    def idx(self, item_id: str) -> int | None:
-        """Row of an item, or None when it is not in the catalogue."""
-        return self.index_of.get(item_id)
-
-    def take(self, rows: Sequence[int]) -> "Catalogue":
-        """Some items, as a catalogue of their own."""
-        columns: dict[str, Any] = {}
-        for column in fields(self):
-            values = getattr(self, column.name)
-            columns[column.name] = [values[row] for row in rows] if isinstance(values, list) else values[list(rows)]
-        return Catalogue(**columns)
-
-    def __len__(self) -> int:
-        return len(self.item_ids)
-
-
-@dataclass(eq=False)
 class Bundle:
     """An opened bundle. Models are built by their owners from `path` and `metadata`."""
 
@@ -158,47 +106,11 @@ class Bundle:
         self.num_built = len(self.items)
 
 
-def catalogue_table(catalogue: Catalogue) -> pa.Table:
-    """The catalogue as the bundle's items table."""
-    return pa.table(
-        {
-            "item_id": pa.array(catalogue.item_ids, pa.string()),
-            "title": pa.array(catalogue.titles, pa.string()),
-            "category": pa.array(catalogue.categories, pa.string()),
-            "tags": pa.array(catalogue.tags, pa.list_(pa.string())),
-            "creator_id": pa.array(catalogue.creator_ids, pa.string()),
-            "language": pa.array(catalogue.languages, pa.string()),
-            "duration_seconds": pa.array(catalogue.durations, pa.float32()),
-            "popularity": pa.array(catalogue.popularity, pa.float32()),
-            "recent_popularity": pa.array(catalogue.recent_popularity, pa.float32()),
-            "choices_per_day": pa.array(catalogue.choices_per_day, pa.float32()),
-            "warm": pa.array(catalogue.warm, pa.bool_()),
-        }
-    )
-
-
-def catalogue_from_table(table: pa.Table) -> Catalogue:
-    """Read a table of `catalogue_table` back."""
-    return Catalogue(
-        item_ids=table["item_id"].to_pylist(),
-        titles=table["title"].to_pylist(),
-        categories=table["category"].to_pylist(),
-        tags=[tags or [] for tags in table["tags"].to_pylist()],
-        creator_ids=table["creator_id"].to_pylist(),
-        languages=table["language"].to_pylist(),
-        durations=np.array(table["duration_seconds"].to_numpy(), np.float32),
-        popularity=np.array(table["popularity"].to_numpy(), np.float32),
-        recent_popularity=np.array(table["recent_popularity"].to_numpy(), np.float32),
-        choices_per_day=np.array(table["choices_per_day"].to_numpy(), np.float32),
-        warm=np.array(table["warm"].to_numpy(zero_copy_only=False), bool),
-    )
-
-
 def save_bundle(folder: Path, metadata: BundleMetadata, write_files: Callable[[Path], None]) -> Path:
     """Write a bundle: `write_files(staging)` puts every file but metadata.json into the staging directory.
 
     Returns:
-        `folder`, complete. An existing bundle of that name is left alone: bundles are immutable.
+        `folder`, complete and on disk. An existing bundle of that name is left alone: bundles are immutable.
     """
     if folder.exists():
         raise BundleError(f"{folder} exists; bundles are immutable, choose another model_version")
@@ -208,11 +120,10 @@ def save_bundle(folder: Path, metadata: BundleMetadata, write_files: Callable[[P
     write_files(staging)
     metadata.files = {str(p.relative_to(staging)): _sha256(p) for p in sorted(staging.rglob("*")) if p.is_file()}
     (staging / "metadata.json").write_text(json.dumps(to_dict(metadata), indent=1, sort_keys=True))
-    for path in staging.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    for path in (*staging.rglob("*"), staging):
+        sync(path)
     staging.rename(folder)
+    sync(folder.parent)
     return folder
 
 

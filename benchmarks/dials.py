@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.ranking.diversity import diversifier_of, dpp, mmr
 from avrec_ray.ranking.exploration import day_of, place_probabilities, request_rng
 from avrec_ray.ranking.exposure import item_groups, target_shares

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from avrec_ray.bundle import Catalogue, load_catalogue
+from avrec_ray.bundle import load_catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.config import JobConfig
 from avrec_ray.errors import ConfigError
 from avrec_ray.feedback.store import EventStore

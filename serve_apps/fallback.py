@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.types import POSITIVE_EVENTS, Event, Query, RankedItem
 from serve_apps.popular import PopularItems
 

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.feedback.profile import Profiler
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.ranking.rule_effects import RuleEffects

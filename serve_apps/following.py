@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from avrec_ray.bundle import Bundle, BundleMetadata, Catalogue
+from avrec_ray.bundle import Bundle, BundleMetadata
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.dataclass_io import from_dict
 from avrec_ray.new_items.follow import Follower
 from avrec_ray.new_items.log import Change

@@ -6,7 +6,7 @@ import math
 import uuid
 from typing import Any
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.feedback.impressions import Impression
 from avrec_ray.types import RankedItem
 from serve_apps.flow import RequestFlow

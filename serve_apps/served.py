@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.rollout.lineup import CHAMPION
 from avrec_ray.types import Candidate, Event, RankedItem
 

@@ -1,6 +1,7 @@
 """The bundle: whole or absent, and anything damaged, mixed or wrong is refused by name."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,7 @@ import pytest
 from avrec_ray.bundle import (
     REQUIRED_FILES,
     BundleMetadata,
-    Catalogue,
     _sha256,
-    catalogue_from_table,
-    catalogue_table,
     load_bundle,
     load_catalogue,
     load_metadata,
@@ -230,31 +228,17 @@ def test_save_bundle_that_fails_leaves_no_bundle_and_can_be_tried_again(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["v-1"]
 
 
-def test_catalogue_round_trips_with_every_kind_of_unknown() -> None:
-    catalogue = Catalogue(
-        item_ids=["a", "ü", ""],
-        titles=["A", "", "C"],
-        categories=[None, "x", None],
-        tags=[[], ["t", "s"], []],
-        creator_ids=[None, None, None],
-        languages=["en", None, None],
-        durations=np.array([np.nan, 0.0, 2.5], np.float32),
-        popularity=np.zeros(3, np.float32),
-        recent_popularity=np.zeros(3, np.float32),
-        choices_per_day=np.array([0.5, 0.0, 3.0], np.float32),
-        warm=np.array([False, True, False]),
-    )
-    again = catalogue_from_table(catalogue_table(catalogue))
-    for name, value in vars(catalogue).items():
-        if isinstance(value, list):
-            assert getattr(again, name) == value
-        else:
-            np.testing.assert_array_equal(getattr(again, name), value)
+def test_save_bundle_puts_every_file_and_every_name_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    fsync = os.fsync
 
+    def recorded(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
 
-def test_catalogue_finds_rows_and_orders_by_popularity() -> None:
-    catalogue = tiny_catalogue(12)
-    catalogue.popularity = np.array([0, 0.2, 0.2, 0.6, *[0.0] * 8], np.float32)
-    assert catalogue.idx("i03") == 3
-    assert catalogue.idx("nobody") is None
-    assert catalogue.popular_order.tolist() == [3, 1, 2, 0, *range(4, 12)]
+    monkeypatch.setattr(os, "fsync", recorded)
+    folder = build_tiny_bundle(tmp_path / "v-tiny")
+    staging = tmp_path / "v-tiny.part"
+    written = {staging / path.relative_to(folder) for path in folder.rglob("*")}
+    assert {staging, *written} <= set(synced)
+    assert synced[-1] == tmp_path, "the bundle's own name comes last"

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 SHELL = {"ray", "mlflow"}
 HYDRA = {"hydra", "omegaconf"}
 ORDER = [
-    {"types", "item_vectors", "errors", "dataclass_io", "cluster_config", "durable"},
+    {"types", "item_vectors", "errors", "dataclass_io", "cluster_config", "durable", "catalogue"},
     {"media", "datasets", "towers"},
     {"training", "retrieval", "ranking", "feedback", "evaluation", "bundle", "new_items", "rollout"},
     {"config"},

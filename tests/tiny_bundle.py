@@ -11,10 +11,9 @@ from avrec_ray.bundle import (
     CONTENT_FILE,
     NEIGHBOUR_FILES,
     BundleMetadata,
-    Catalogue,
-    catalogue_table,
     save_bundle,
 )
+from avrec_ray.catalogue import Catalogue, catalogue_table
 from avrec_ray.media.config import MediaConfig
 from avrec_ray.ranking.config import TARGETS, RerankerConfig
 from avrec_ray.ranking.content_likeness import ContentLikeness

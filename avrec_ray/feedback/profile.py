@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.dataclass_io import check_range
 from avrec_ray.errors import ConfigError
 from avrec_ray.feedback.labels import default_strengths

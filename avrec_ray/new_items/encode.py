@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from avrec_ray.bundle import NEIGHBOUR_FILES, Catalogue, load_catalogue, load_metadata, verify_files
+from avrec_ray.bundle import NEIGHBOUR_FILES, load_catalogue, load_metadata, verify_files
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.errors import BundleError
 from avrec_ray.new_items.eligible import why_not_encodable
 from avrec_ray.new_items.predict import FILES as PREDICTOR_FILES

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from avrec_ray.bundle import Bundle, Catalogue
+from avrec_ray.bundle import Bundle
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.new_items.growing import Growing
 from avrec_ray.new_items.log import Change
 from avrec_ray.new_items.vectors import NewItem, item_from_bytes

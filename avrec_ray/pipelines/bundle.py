@@ -11,10 +11,10 @@ from avrec_ray.bundle import (
     CONTENT_FILE,
     NEIGHBOUR_FILES,
     BundleMetadata,
-    catalogue_table,
     load_bundle,
     save_bundle,
 )
+from avrec_ray.catalogue import catalogue_table
 from avrec_ray.config import JobConfig
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.new_items.export import watermark_of

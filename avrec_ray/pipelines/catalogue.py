@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.item_vectors import ALL_VECTOR_COLUMNS, VECTOR_COLUMNS, vector_column, vectors_with_gaps
 from avrec_ray.media.text import item_text
 from avrec_ray.towers.config import GIVEN, TowersConfig

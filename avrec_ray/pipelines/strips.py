@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.evaluation import pictures
 from avrec_ray.evaluation.page import Card, Picture, Strip
 from avrec_ray.media.clips import iter_clips

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.dataclass_io import check_choice, check_range
 from avrec_ray.errors import ConfigError
 from avrec_ray.ranking import exposure

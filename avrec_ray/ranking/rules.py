@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.errors import ConfigError
 
 ACTIONS = ("pin", "block", "boost")

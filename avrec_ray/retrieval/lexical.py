@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.towers.text_tokens import split_words
 
 _SATURATION, _LENGTH = 1.2, 0.75

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from avrec_ray.bundle import Bundle, Catalogue
+from avrec_ray.bundle import Bundle
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.towers.two_tower import TwoTower
 from avrec_ray.training.histories import EventColumns, columns_from_events, pad_histories, with_profiles
 from avrec_ray.training.weights import load_weights

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.retrieval.config import MatcherConfig
 from avrec_ray.retrieval.index import PreparedFilter, VectorIndex
 from avrec_ray.retrieval.interests import medoids

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.errors import ConfigError
 from avrec_ray.feedback.profile import STRENGTHS, Profile, ProfileConfig, Profiler
 from avrec_ray.types import EVENTS, Event

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.errors import ConfigError
 from avrec_ray.ranking import policy
 from avrec_ray.ranking.diversity import dpp

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.retrieval.lexical import LexicalIndex
 from avrec_ray.towers.text_tokens import split_words
 from tests.tiny_bundle import tiny_catalogue

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.errors import ConfigError
 from avrec_ray.retrieval.config import IndexConfig, MatcherConfig
 from avrec_ray.retrieval.index import build_index

@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.config import LimitsConfig
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.feedback.store import EventStore

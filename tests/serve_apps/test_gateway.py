@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.errors import BundleError, ConfigError
 from serve_apps.config import ServeConfig
 from serve_apps.gateway import build_app

@@ -1,6 +1,6 @@
 """Explanations as response bodies: what was not measured is no member at all."""
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.types import Because, Counterfactual, RankedItem
 from serve_apps.lists import list_response
 from serve_apps.served import Served

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.dataclass_io import to_dict
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.ranking.policy import PolicyConfig

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from avrec_ray.bundle import Catalogue, load_catalogue, load_metadata
+from avrec_ray.bundle import load_catalogue, load_metadata
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.feedback.config import FeedbackConfig
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.new_items.config import NewItemsConfig

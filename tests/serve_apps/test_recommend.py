@@ -5,7 +5,7 @@ import time
 import httpx
 import pytest
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.ranking.rule_effects import RuleEffects
 from avrec_ray.ranking.rules import read_rule

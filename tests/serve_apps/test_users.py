@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.feedback.pseudonyms import Pseudonyms
 from avrec_ray.feedback.receipts import from_json
 from avrec_ray.feedback.store import EventStore

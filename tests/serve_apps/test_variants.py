@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from avrec_ray.bundle import Catalogue
+from avrec_ray.catalogue import Catalogue
 from avrec_ray.feedback.impressions import IMPRESSIONS
 from avrec_ray.feedback.store import EventStore
 from avrec_ray.rollout.config import RolloutConfig
