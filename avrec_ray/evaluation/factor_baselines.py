@@ -38,6 +38,7 @@ class IALS:
         num_threads: int = 1,
     ) -> None:
         _check("ials", num_factors, num_iterations, num_threads)
+        self._model: AlternatingLeastSquares | None = None
         self._settings = {
             "factors": num_factors,
             "regularization": regularization,
@@ -61,9 +62,30 @@ class IALS:
         if self._model is None or not histories:
             return np.zeros((len(histories), self._num_items), np.float32)
         with threadpool_limits(1, "blas"):
+            return np.asarray(self.user_factors(histories) @ self.item_factors().T, np.float32)
+
+    def item_factors(self) -> Scores:
+        """Float32 [N, F] as fitted; near zero for an item that nobody chose.
+
+        Raises:
+            ValueError: nothing was fitted, or there were no choices.
+        """
+        return np.asarray(self._fitted().item_factors, np.float32)
+
+    def user_factors(self, histories: Sequence[Rows]) -> Scores:
+        """Float32 [U, F] of users given by what they chose, at least one of them; zeros for an empty history.
+
+        Raises:
+            ValueError: as `item_factors`.
+        """
+        with threadpool_limits(1, "blas"):
             chosen = history_matrix(histories, self._num_items)
-            users = self._model.recalculate_user(np.arange(len(histories)), chosen)
-            return np.asarray(users @ self._model.item_factors.T, np.float32)
+            return np.asarray(self._fitted().recalculate_user(np.arange(len(histories)), chosen), np.float32)
+
+    def _fitted(self) -> AlternatingLeastSquares:
+        if self._model is None:
+            raise ValueError("ials has no factors: expected choices, got none; call fit with some first")
+        return self._model
 
 
 class BPR:

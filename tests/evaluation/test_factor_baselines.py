@@ -44,13 +44,26 @@ def test_factors_depend_on_the_seed_alone(kind: type[IALS] | type[BPR]) -> None:
 
 def test_ials_solves_a_user_as_the_weighted_ridge_regression_says() -> None:
     model = fitted(IALS, regularization=2.0, alpha=3.0)
-    items = np.asarray(model._model.item_factors, np.float64)
+    assert isinstance(model, IALS)
+    items = model.item_factors().astype(np.float64)
     history = np.array([0, 5, 6])
     weights = np.ones(NUM_ITEMS)
     weights[history] = 3.0
     gram = (items * weights[:, None]).T @ items + 2.0 * np.eye(8)
     user = np.linalg.solve(gram, 3.0 * items[history].sum(axis=0))
+    assert model.user_factors([history])[0] == pytest.approx(user, abs=1e-4)
     assert model.score([history])[0] == pytest.approx(items @ user, abs=1e-4)
+
+
+def test_ials_without_choices_scores_zeros_and_has_no_factors() -> None:
+    model = IALS()
+    with pytest.raises(ValueError, match="expected choices, got none"):
+        model.item_factors()
+    none = np.zeros(0, np.int64)
+    model.fit(none, none, np.zeros(0), 3, NUM_ITEMS)
+    assert not model.score([np.array([1])]).any()
+    with pytest.raises(ValueError, match="expected choices, got none"):
+        model.user_factors([np.array([1])])
 
 
 @pytest.mark.parametrize("kind", [IALS, BPR])
