@@ -6,7 +6,7 @@ asks is in the lineup, see lineup_watch.py; the models of each bundle are an app
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from serve_apps.loopback import keep_replica_on_loopback
 from serve_apps.metrics import GatewayMetrics
 from serve_apps.models_app import app_name, deployment, models_of
 from serve_apps.new_items import follow_changes, inbox_of, new_item_store
-from serve_apps.rate_actor import shared_take
+from serve_apps.rate_actor import SharedBuckets
 from serve_apps.rate_limits import RateLimiter
 from serve_apps.tracing import begin_tracing
 from serve_apps.variants import Variants
@@ -49,6 +49,8 @@ from serve_apps.variants import Variants
 logger = logging.getLogger(__name__)
 
 _WARM_SECONDS = 5.0
+_BUCKETS_SECONDS = 30.0
+"""A process takes seconds to start on a busy node."""
 
 
 class GatewayDeployment:
@@ -73,7 +75,8 @@ class GatewayDeployment:
         self._is_warm = False
         self._variants = variants = Variants(flow, first.revision - 1, first.lineup, cfg.rollout)
         self._watch = LineupWatch(rollouts, variants, flows)
-        admit = RateLimiter(cfg.limits, shared_take(str(cfg.port))).admit if ring.closed else None
+        self._buckets = SharedBuckets(str(cfg.port)) if ring.closed else None
+        admit = RateLimiter(cfg.limits, self._buckets.take).admit if self._buckets else None
         # Ray Serve's proxy puts the id of a request into the answer, the client's or one that it made.
         self._api = create_api(
             variants,
@@ -93,16 +96,24 @@ class GatewayDeployment:
     async def check_health(self) -> None:
         """Serve calls this before the first request, and then now and again; a gateway is well without models, too.
 
-        The first call through a handle takes long; a client's request should not be the one.
+        The first call through a handle takes long; a client's request should not be the one. Nor should a write be the
+        one that finds nothing to count it by.
         """
         if self._is_warm:
             return
         self._is_warm = True
-        try:
-            async with asyncio.timeout(_WARM_SECONDS):
-                await self._variants.champion.models.versions()
-        except Exception:  # lists come without models meanwhile
-            logger.warning("models do not answer yet", exc_info=True)
+        # Lists come without models meanwhile; writes are asked to come again.
+        await _begun("models", self._variants.champion.models.versions(), _WARM_SECONDS)
+        if self._buckets is not None:
+            await _begun("the actor that counts requests", self._buckets.started(), _BUCKETS_SECONDS)
+
+
+async def _begun(what: str, answer: Awaitable[object], longest_seconds: float) -> None:
+    try:
+        async with asyncio.timeout(longest_seconds):
+            await answer
+    except Exception:
+        logger.warning("%s: no answer yet", what, exc_info=True)
 
 
 class FlowOpener:

@@ -9,25 +9,35 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from serve_apps.rate_limits import Take, TokenBuckets
+from serve_apps.rate_limits import TokenBuckets
 
 NAMESPACE = "avrec"
 
 
-def shared_take(service: str) -> Take:
-    """`TokenBuckets.take` of the actor that all replicas of the service share."""
-    actor = _actor(service)
+class SharedBuckets:
+    """The actor that all gateway replicas of a service ask."""
 
-    async def take(name: str, per_second: float, burst: int, wanted: int) -> tuple[int, float]:
-        nonlocal actor
+    def __init__(self, service: str) -> None:
+        """Begins to start the actor, where there is none yet."""
+        self._service = service
+        self._actor = _actor(service)
+
+    async def started(self) -> None:
+        """Until the actor has begun: a write that comes before would be refused, since it cannot be counted.
+
+        Raises:
+            RayActorError: it could not begin.
+        """
+        await self._actor.__ray_ready__.remote()
+
+    async def take(self, name: str, per_second: float, burst: int, wanted: int) -> tuple[int, float]:
+        """See `TokenBuckets.take`; an actor that died is started anew."""
         try:
-            granted: tuple[int, float] = await actor.take.remote(name, per_second, burst, wanted)
+            granted: tuple[int, float] = await self._actor.take.remote(name, per_second, burst, wanted)
         except RayActorError:
-            actor = _actor(service)
-            granted = await actor.take.remote(name, per_second, burst, wanted)
+            self._actor = _actor(self._service)
+            granted = await self._actor.take.remote(name, per_second, burst, wanted)
         return granted
-
-    return take
 
 
 def _actor(service: str) -> Any:

@@ -1,5 +1,6 @@
 """The edge through Ray Serve's proxy: keys from a file, rates in an actor, headers that the proxy itself reads."""
 
+import asyncio
 import json
 import os
 import time
@@ -12,7 +13,10 @@ import pytest
 from avrec_ray.config import LimitsConfig
 from avrec_ray.retrieval.matcher import Matcher
 from serve_apps.config import ServeConfig
-from serve_apps.rate_actor import NAMESPACE
+from serve_apps.keys import Key
+from serve_apps.problems import ProblemError
+from serve_apps.rate_actor import NAMESPACE, SharedBuckets
+from serve_apps.rate_limits import RateLimiter, TokenBuckets
 from serve_apps.run import start
 from tests.serve_apps.conftest import feedback_event, free_port, small_catalogue
 from tests.serve_apps.test_service import kill_processes, wait_until
@@ -65,6 +69,34 @@ def test_keys_of_the_file_have_their_scopes(service: Service) -> None:
         for key in (READER, WRITER, "not-a-key-0123456789")
     }
     assert list(statuses.values()) == [(200, 403), (403, 200), (401, 401)]
+
+
+def test_a_write_after_a_slow_start_is_counted(ray_cluster: None) -> None:
+    """On a busy node the actor begins seconds after the gateway; what is asked before cannot be counted."""
+    import ray
+
+    class SlowBuckets(TokenBuckets):
+        def __init__(self) -> None:
+            time.sleep(2.0)
+            super().__init__()
+
+    writer = Key("c" * 64, ("write",), "slow")
+
+    async def write(waits: bool) -> None:
+        slow = ray.remote(SlowBuckets).options(name="rate_limits/slow", namespace=NAMESPACE, num_cpus=0).remote()
+        try:
+            buckets = SharedBuckets("slow")
+            if waits:
+                await buckets.started()
+            await RateLimiter(LIMITS, buckets.take).admit(writer, "write")
+        finally:
+            ray.kill(slow)
+
+    with pytest.raises(ProblemError, match="cannot be counted now"):
+        asyncio.run(write(waits=False))
+    gone = {"name": "rate_limits/slow", "namespace": NAMESPACE}
+    wait_until(lambda: gone not in ray.util.list_named_actors(all_namespaces=True))
+    asyncio.run(write(waits=True))
 
 
 def test_search_is_the_matchers_through_the_service(service: Service) -> None:
