@@ -176,7 +176,6 @@ def by_table(test: Question, views: list[ContentView], cfg: RerankerConfig, seed
     known = known_rows(counts)
     weights = choose_weights(views, known, sampled_scores(table, histories, known, seed), seed)
     table = with_cold_items(table, views, weights, counts, cfg.cold_neighbours)
-
     return ranked_by(lambda histories: np.stack([table.scores(chosen) for chosen in histories]), test, depth)
 
 

@@ -49,8 +49,8 @@ from serve_apps.variants import Variants
 logger = logging.getLogger(__name__)
 
 _WARM_SECONDS = 5.0
-_BUCKETS_SECONDS = 30.0
-"""A process takes seconds to start on a busy node."""
+_BUCKETS_SECONDS = 20.0
+"""A process takes seconds to start on a busy node; both waits together are less than Serve gives a health check, 30 s."""
 
 
 class GatewayDeployment:
