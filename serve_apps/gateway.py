@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 _WARM_SECONDS = 5.0
 _BUCKETS_SECONDS = 20.0
-"""A process takes seconds to start on a busy node; both waits together are less than Serve gives a health check, 30 s."""
+"""A process takes seconds to start on a busy node. Both waits together are within Serve's health check of 30 s."""
 
 
 class GatewayDeployment:
